@@ -12,6 +12,7 @@
 //! * [`report`] — what an agent tells the orchestrator.
 //! * [`handover`] — the document an agent reads to become a runner.
 //! * [`launch`] — what a machine must be like.
+//! * [`timings`] — every interval and threshold, as one value.
 //! * [`catalogue`] — the instance types that exist.
 
 pub mod catalogue;
@@ -24,3 +25,6 @@ pub mod launch;
 pub mod message;
 pub mod report;
 pub mod runner;
+#[doc(hidden)]
+pub mod testing;
+pub mod timings;

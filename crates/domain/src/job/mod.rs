@@ -7,10 +7,14 @@
 //! * [`claim`] — the decision of the lease: claimed, contended, due later, or over.
 //! * [`timeline`] — the milestones of a job's life, for people.
 
+pub mod apply;
+pub mod claim;
 pub mod record;
 pub mod state;
 pub mod timeline;
+pub mod transition;
 
 pub use record::{Job, Lease, RerunState, Sighting};
 pub use state::{JobState, Settled};
 pub use timeline::{Milestone, Timeline};
+pub use transition::{AgentWord, Event, FailureClass, Move, transition};

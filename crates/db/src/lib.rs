@@ -1,5 +1,36 @@
 //! The state store.
 //!
-//! [`table`] is the port every back end translates; the typed stores are written once on top of it.
+//! [`table`] is the one port: conditional writes of single rows, and of a few together. Its back ends translate
+//! ([`memory`], `sqlite`); what a condition means is decided once, in [`cond`]. The typed stores are written once on
+//! top of the port and hold no decisions: they read a record, and apply the difference to the next one only if nobody
+//! else has moved it.
+//!
+//! * [`jobs`], [`runners`] — the two records every decision turns on, and transactions over them.
+//! * [`pools`] — warm pool configuration.
+//! * [`claims`], [`locks`], [`markers`] — small rows that keep two actors apart or remember that something was done.
 
+pub mod claims;
+pub mod cond;
+pub mod jobs;
+pub mod locks;
+pub mod markers;
+pub mod memory;
+pub mod pools;
+pub mod runners;
+pub mod schema;
+#[cfg(feature = "local")]
+pub mod sqlite;
 pub mod table;
+
+mod attrs;
+
+pub use claims::Claims;
+pub use jobs::{Change, Committed, JobFilter, Jobs, Listing};
+pub use locks::Locks;
+pub use markers::Markers;
+pub use memory::Memory;
+pub use pools::Pools;
+pub use runners::Runners;
+#[cfg(feature = "local")]
+pub use sqlite::Sqlite;
+pub use table::{Error, Outcome, Table};

@@ -7,15 +7,17 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
-/// An attribute's value. Sets and binary values do not occur.
-#[derive(Debug, Clone, PartialEq)]
+/// An attribute's value. Sets and binary values do not occur. Its JSON is the plain one (`"a"`, `1`, `1.5`, `true`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Value {
     /// Text.
     S(String),
     /// A whole number.
     N(i64),
-    /// A number with a fraction (money, gibibytes).
+    /// A number with a fraction (money, gibibytes). One without a fraction is stored, and read back, as [`Value::N`].
     F(f64),
     /// Truth.
     Bool(bool),
@@ -23,6 +25,36 @@ pub enum Value {
     L(Vec<Value>),
     /// A map.
     M(Item),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::S(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::S(text)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::N(number)
+    }
+}
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Self {
+        Self::N(number.into())
+    }
+}
+
+impl From<bool> for Value {
+    fn from(truth: bool) -> Self {
+        Self::Bool(truth)
+    }
 }
 
 /// A row, or the inside of a map attribute.
@@ -79,6 +111,47 @@ pub enum Cond {
     Not(Box<Cond>),
 }
 
+impl Cond {
+    /// The attribute is there.
+    pub fn exists(name: impl Into<String>) -> Self {
+        Self::Exists(name.into())
+    }
+    /// The attribute is not there.
+    pub fn absent(name: impl Into<String>) -> Self {
+        Self::Absent(name.into())
+    }
+    /// The attribute equals the value.
+    pub fn eq(name: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::Eq(name.into(), value.into())
+    }
+    /// The attribute is less than the value.
+    pub fn lt(name: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::Lt(name.into(), value.into())
+    }
+    /// Both hold.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match self {
+            Self::And(mut all) => {
+                all.push(other);
+                Self::And(all)
+            }
+            first => Self::And(vec![first, other]),
+        }
+    }
+    /// One of them holds.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        match self {
+            Self::Or(mut any) => {
+                any.push(other);
+                Self::Or(any)
+            }
+            first => Self::Or(vec![first, other]),
+        }
+    }
+}
+
 /// A partial change of a row: unnamed attributes survive.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Update {
@@ -90,6 +163,37 @@ pub struct Update {
     pub add: BTreeMap<String, Value>,
     /// Attributes to remove.
     pub remove: Vec<String>,
+}
+
+impl Update {
+    /// Also sets an attribute.
+    #[must_use]
+    pub fn set(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.set.insert(name.into(), value.into());
+        self
+    }
+    /// Also sets an attribute, where the row does not have it yet.
+    #[must_use]
+    pub fn set_if_absent(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.set_if_absent.insert(name.into(), value.into());
+        self
+    }
+    /// Also adds to a number.
+    #[must_use]
+    pub fn add(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.add.insert(name.into(), value.into());
+        self
+    }
+    /// Also removes an attribute.
+    #[must_use]
+    pub fn remove(mut self, name: impl Into<String>) -> Self {
+        self.remove.push(name.into());
+        self
+    }
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.set_if_absent.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
 }
 
 /// One write of a transaction.
@@ -144,11 +248,23 @@ impl<T> Outcome<T> {
             Self::Lost => None,
         }
     }
+    /// The same outcome about something else.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Self::Applied(value) => Outcome::Applied(f(value)),
+            Self::Lost => Outcome::Lost,
+        }
+    }
     /// Whether it was written.
     pub const fn is_applied(&self) -> bool {
         matches!(self, Self::Applied(_))
     }
 }
+
+/// Most writes of one transaction.
+pub const MAX_WRITES: usize = 25;
+/// Largest row, in bytes of its JSON form.
+pub const MAX_ITEM: usize = 64 * 1024;
 
 /// Which rows of an index, and how many.
 #[derive(Debug, Clone, PartialEq)]
@@ -167,6 +283,13 @@ pub struct Query {
     pub limit: Option<usize>,
 }
 
+impl Query {
+    /// Every row with this hash, oldest (smallest) first.
+    pub fn of(index: &'static str, hash: impl Into<Value>) -> Self {
+        Self { index, hash: hash.into(), from: None, until: None, descending: false, limit: None }
+    }
+}
+
 /// Why the store did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -179,6 +302,9 @@ pub enum Error {
     /// The table or index does not exist; the message says how to create it.
     #[error("{0}")]
     Missing(String),
+    /// The row is there but this release cannot read it: leave it alone and report it.
+    #[error("unreadable row: {0}")]
+    Unreadable(String),
 }
 
 /// A conditional table store.
@@ -189,13 +315,22 @@ pub trait Table: Send + Sync + 'static {
     /// Replaces or creates a whole row.
     async fn put(&self, table: &'static Schema, item: Item, cond: Cond) -> Result<Outcome, Error>;
     /// Changes some attributes and returns the row as it is afterwards.
-    async fn update(&self, table: &'static Schema, key: &Value, update: Update, cond: Cond)
-    -> Result<Outcome<Item>, Error>;
+    async fn update(
+        &self,
+        table: &'static Schema,
+        key: &Value,
+        update: Update,
+        cond: Cond,
+    ) -> Result<Outcome<Item>, Error>;
     /// Removes a row.
     async fn delete(&self, table: &'static Schema, key: &Value, cond: Cond) -> Result<Outcome, Error>;
     /// Rows of an index, in the order of its range attribute. May lag behind writes by up to two seconds on some back
     /// ends: confirm with [`Table::get`] before anything destructive.
     async fn query(&self, table: &'static Schema, query: Query) -> Result<Vec<Item>, Error>;
+    /// How many rows [`Table::query`] would return.
+    async fn count(&self, table: &'static Schema, query: Query) -> Result<usize, Error> {
+        Ok(self.query(table, query).await?.len())
+    }
     /// Every row. For fall-backs, enumerations of small tables, and tests.
     async fn scan(&self, table: &'static Schema) -> Result<Vec<Item>, Error>;
     /// At most 25 writes on distinct rows, all or none.

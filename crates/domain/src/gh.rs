@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{RunnerId, RunId};
 use crate::clock::Timestamp;
+use crate::ids::{RunId, RunnerId};
 
 /// How GitHub concluded a job. Everything we never act upon differently is `Other`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

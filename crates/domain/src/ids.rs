@@ -19,7 +19,7 @@ macro_rules! numeric_id {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(transparent)]
+        #[serde(try_from = "u64", into = "u64")]
         pub struct $name(u64);
 
         impl $name {
@@ -30,6 +30,19 @@ macro_rules! numeric_id {
             /// The number.
             pub const fn get(self) -> u64 {
                 self.0
+            }
+        }
+
+        impl TryFrom<u64> for $name {
+            type Error = InvalidId;
+            fn try_from(value: u64) -> Result<Self, InvalidId> {
+                Self::new(value).ok_or(InvalidId { what: $what, rule: "a positive 64-bit integer" })
+            }
+        }
+
+        impl From<$name> for u64 {
+            fn from(id: $name) -> Self {
+                id.0
             }
         }
 
@@ -203,7 +216,10 @@ impl FromStr for PoolName {
         if valid {
             Ok(Self(s.to_owned()))
         } else {
-            Err(InvalidId { what: "pool name", rule: "1 to 63 letters, digits, '_' or '-', not starting with a symbol" })
+            Err(InvalidId {
+                what: "pool name",
+                rule: "1 to 63 letters, digits, '_' or '-', not starting with a symbol",
+            })
         }
     }
 }

@@ -9,6 +9,7 @@
 //! * [`job`] — the job record, its states, and the total transition function.
 //! * [`runner`] — the runner record: one row per machine a runner was minted for.
 //! * [`message`] — the job message on the main queue, in both revisions of the wire format.
+//! * [`wire`] — what all queue messages have in common, and what makes one poison.
 //! * [`report`] — what an agent tells the orchestrator.
 //! * [`handover`] — the document an agent reads to become a runner.
 //! * [`launch`] — what a machine must be like.
@@ -28,3 +29,4 @@ pub mod runner;
 #[doc(hidden)]
 pub mod testing;
 pub mod timings;
+pub mod wire;

@@ -70,8 +70,6 @@ pub struct Timings {
     pub sighting: Duration,
     /// A finished runner without a report counts as done after this.
     pub retire: Duration,
-    /// Settled records are removed after this.
-    pub keep_settled: Duration,
     /// Launched machines without a runner record are ended after this.
     pub surplus: Duration,
     /// A queued job without a record is taken over after this (the webhook may still be on its way).
@@ -98,16 +96,12 @@ pub struct Periods {
     pub stale: Duration,
     /// Bound records whose machine may be gone.
     pub orphan: Duration,
-    /// Waiting jobs: GitHub's current word on them.
-    pub refresh: Duration,
+    /// Bound runners whose machine is gone.
+    pub vanished: Duration,
     /// Failed webhook deliveries.
     pub redelivery: Duration,
     /// Queued jobs at GitHub that we never heard of.
     pub queued_scan: Duration,
-    /// Dead letters.
-    pub dead_letters: Duration,
-    /// Settled records old enough to go.
-    pub old_jobs: Duration,
 }
 
 impl Timings {
@@ -138,7 +132,6 @@ impl Timings {
         rerun_retry: s(60),
         sighting: s(60),
         retire: s(600),
-        keep_settled: s(7 * 24 * 3600),
         surplus: s(180),
         scan_age: s(120),
         every: Periods {
@@ -149,16 +142,14 @@ impl Timings {
             unconfirmed: s(120),
             stale: s(300),
             orphan: s(900),
-            refresh: s(60),
+            vanished: s(30),
             redelivery: s(300),
             queued_scan: s(300),
-            dead_letters: s(60),
-            old_jobs: s(3600),
         },
     };
 
-    /// Everything that is waited for, `divisor` times faster. The deadline of GitHub's and the life of settled records
-    /// stay: they are facts about the outside, not waits of ours. Budgets that real work must fit into (`process`,
+    /// Everything that is waited for, `divisor` times faster. GitHub's own deadline and
+    /// the long poll stay: they are facts about the outside, not waits of ours. Budgets that real work must fit into (`process`,
     /// `cleanup`, `lease`, `visibility`) keep their order because all are divided alike.
     pub fn divided(self, divisor: u32) -> Self {
         let d = |t: Duration| t / divisor.max(1);
@@ -189,7 +180,6 @@ impl Timings {
             rerun_retry: d(self.rerun_retry),
             sighting: d(self.sighting),
             retire: d(self.retire),
-            keep_settled: self.keep_settled,
             surplus: d(self.surplus),
             scan_age: d(self.scan_age),
             every: Periods {
@@ -200,11 +190,9 @@ impl Timings {
                 unconfirmed: d(e.unconfirmed),
                 stale: d(e.stale),
                 orphan: d(e.orphan),
-                refresh: d(e.refresh),
+                vanished: d(e.vanished),
                 redelivery: d(e.redelivery),
                 queued_scan: d(e.queued_scan),
-                dead_letters: d(e.dead_letters),
-                old_jobs: d(e.old_jobs),
             },
         }
     }

@@ -220,7 +220,7 @@ impl Job {
     pub fn started(&self, at: Timestamp, cx: &Context<'_>) -> Self {
         let mut job = self.clone();
         job.state = JobState::Running;
-        job.started_at = Some(clock::whole_seconds(at));
+        job.started_at.get_or_insert(clock::whole_seconds(at));
         job.prepared_at.get_or_insert(clock::whole_seconds(cx.now));
         job.end_lease();
         let attempt = job.attempt();

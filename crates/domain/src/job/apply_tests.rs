@@ -182,7 +182,10 @@ fn only_the_first_attempt_of_a_run_is_re_run() {
     let by_operator = launched(7, "t", "i-1").condemned(false, &cx(5));
     assert_eq!(end(&by_operator), Some(RerunState::Refused));
     let off = Context { rerun_enabled: false, ..cx(9) };
-    assert_eq!(condemned.settled(Settled::Interrupted, SettleReason::RunnerLost, &off).rerun, Some(RerunState::Refused));
+    assert_eq!(
+        condemned.settled(Settled::Interrupted, SettleReason::RunnerLost, &off).rerun,
+        Some(RerunState::Refused)
+    );
 }
 
 #[test]

@@ -59,13 +59,7 @@ pub enum Done {
 }
 
 /// Decides. `lease` is the one to be taken, `class` is for a record that has to be created.
-pub fn decide(
-    job: Option<&Job>,
-    message: &JobMessage,
-    lease: Lease,
-    class: ClassKey,
-    cx: &Context<'_>,
-) -> Decision {
+pub fn decide(job: Option<&Job>, message: &JobMessage, lease: Lease, class: ClassKey, cx: &Context<'_>) -> Decision {
     let Some(job) = job else {
         let fresh = Job::accepted(message.clone(), Vec::new(), class, cx);
         let job = Box::new(fresh.claimed(false, lease, message, cx));

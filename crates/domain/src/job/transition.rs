@@ -471,9 +471,7 @@ pub fn transition(from: Option<JobState>, event: &Event) -> Option<Move> {
             FailureClass::WindowsUnsupported => error(SettleReason::WindowsUnsupported),
             FailureClass::Permanent if !strikes_left => error(SettleReason::Refused),
             FailureClass::Permanent => requeue(Bump::Strike, Wake::BackOff, RequeueReason::Permanent),
-            FailureClass::Capacity if can_fall_back => {
-                requeue(Bump::Retry, Wake::Now, RequeueReason::OnDemandFallback)
-            }
+            FailureClass::Capacity if can_fall_back => requeue(Bump::Retry, Wake::Now, RequeueReason::OnDemandFallback),
             FailureClass::Capacity => requeue(Bump::None, Wake::BackOff, RequeueReason::CapacityWait),
             FailureClass::Transient => requeue(Bump::None, Wake::BackOff, RequeueReason::Transient),
         }),
@@ -542,9 +540,7 @@ pub fn transition(from: Option<JobState>, event: &Event) -> Option<Move> {
             Status::Completed(conclusion) => Some(settle(conclusion)),
             Status::Missing => Some(MISSING),
             Status::InProgress | Status::Unknown => None,
-            Status::Queued if retries_left => {
-                Some(requeue(Bump::Retry, Wake::Now, RequeueReason::UnconfirmedRunners))
-            }
+            Status::Queued if retries_left => Some(requeue(Bump::Retry, Wake::Now, RequeueReason::UnconfirmedRunners)),
             Status::Queued => Some(error(SettleReason::Unconfirmed)),
         },
         (Event::StaleCheck { github, report_overdue, instance_gone, displacements_left, .. }, Running) => {

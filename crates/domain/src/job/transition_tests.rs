@@ -49,9 +49,7 @@ fn events() -> Vec<Event> {
             for c in BOOLS {
                 all.push(Event::OperatorReconcile { instance_gone: a, instance_none: b, lease_expired: c });
                 for github in statuses() {
-                    for word in
-                        [AgentWord::Success, AgentWord::Failure, AgentWord::Timeout, AgentWord::Interrupted]
-                    {
+                    for word in [AgentWord::Success, AgentWord::Failure, AgentWord::Timeout, AgentWord::Interrupted] {
                         all.push(Event::AgentCompleted {
                             instance_matches: a,
                             named_by_github: b,
@@ -241,9 +239,7 @@ fn in_words(m: Move) -> Then {
         Move::Settle { end: Settled::Cancelled, reason: SettleReason::Concluded } => {
             Then::Concluded(Conclusion::Cancelled)
         }
-        Move::Settle { end: Settled::Completed, reason: SettleReason::Concluded } => {
-            Then::Concluded(Conclusion::Other)
-        }
+        Move::Settle { end: Settled::Completed, reason: SettleReason::Concluded } => Then::Concluded(Conclusion::Other),
         Move::Settle { end: Settled::Cancelled, reason: SettleReason::Missing } => Then::Missing,
         Move::Settle { end: Settled::Interrupted, reason: SettleReason::RunnerLost } => Then::Interrupted,
         other => other.state().map_or(Then::Gone, Then::To),

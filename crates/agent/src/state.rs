@@ -1,0 +1,112 @@
+//! What survives the agent: `<state directory>/state.json`.
+//!
+//! It holds ids and times, never a credential. It is written before the step it announces, so that an agent that is
+//! started again on the same machine knows what its predecessor may have done: a disk on which a job was ever
+//! started never serves another job.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use domain::clock::Timestamp;
+use provider::processes::ProcessId;
+use serde::{Deserialize, Serialize};
+
+/// How far the agent came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// A hand-over is taken.
+    Claimed,
+    /// `run.sh` is, or is about to be, spawned.
+    Running,
+    /// The outcome is decided.
+    Finishing,
+    /// The outcome is reported.
+    Finished,
+}
+
+/// The content of the file.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// How far; absent before the first claim.
+    pub phase: Option<Phase>,
+    /// The kernel's boot id at the claim.
+    pub boot_id: String,
+    /// The job of the hand-over, decimal.
+    pub job_id: String,
+    /// Its workflow run.
+    pub run_id: String,
+    /// The assignment.
+    pub dispatch_id: String,
+    /// This machine.
+    pub instance_id: String,
+    /// When the hand-over was taken.
+    pub claimed_at: Option<Timestamp>,
+    /// `run.sh`.
+    pub runner: Option<ProcessId>,
+    /// When `run.sh` was spawned, epoch milliseconds.
+    pub run_started_at_ms: Option<i64>,
+    /// Fingerprints of hand-overs that were ever taken.
+    pub consumed: Vec<String>,
+}
+
+/// What the state file tells an agent that starts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recovery {
+    /// Nothing stands in the way of a job.
+    None,
+    /// Everything was done and reported.
+    Done,
+    /// A predecessor died with this job in hand.
+    Died(&'static str),
+}
+
+/// The rule of recovery. Pure.
+pub fn recovery(state: &State, boot_id: &str) -> Recovery {
+    let same_boot = state.boot_id == boot_id;
+    match state.phase {
+        None => Recovery::None,
+        Some(Phase::Finished) => Recovery::Done,
+        // Nothing ran, and the boot that claimed it is over.
+        Some(Phase::Claimed) if !same_boot => Recovery::None,
+        Some(_) if same_boot => Recovery::Died("agent_restarted: the previous agent process ended unexpectedly"),
+        Some(_) => Recovery::Died("instance_rebooted: the machine restarted during the job"),
+    }
+}
+
+/// The state file. When its directory cannot be written, the agent runs on without crash recovery.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+}
+
+impl StateFile {
+    /// The file in `dir`, which is made (mode 0700) if missing.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        provider::files::private_dir(dir)?;
+        Ok(Self { path: dir.join("state.json") })
+    }
+
+    /// Its content; the empty state when there is none. Unreadable content is an error: something was here.
+    pub fn read(&self) -> io::Result<State> {
+        match std::fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::default()),
+            content => serde_json::from_slice(&content?).map_err(io::Error::from),
+        }
+    }
+
+    /// Replaces it; durable on return.
+    pub fn write(&self, state: &State) -> io::Result<()> {
+        provider::files::replace(&self.path, &serde_json::to_vec(state)?)
+    }
+}
+
+/// The kernel's name for this boot; empty when it has none.
+pub fn boot_id(proc_root: &Path) -> String {
+    let id = std::fs::read_to_string(proc_root.join("sys/kernel/random/boot_id"));
+    id.map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

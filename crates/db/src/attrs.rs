@@ -1,0 +1,138 @@
+//! Reading and writing single attributes. Readers are lenient: what cannot be read is absent, so that one odd value
+//! never hides a whole row.
+
+use domain::clock::{Timestamp, whole_seconds};
+
+use crate::table::{Item, Update, Value};
+
+#[cfg(test)]
+mod tests;
+
+/// The zero time of Go, which its writer stored for "never".
+const GO_ZERO: i64 = -62_135_596_800;
+
+/// Non-empty text.
+pub(crate) fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
+    match item.get(name) {
+        Some(Value::S(text)) if !text.is_empty() => Some(text),
+        _ => None,
+    }
+}
+
+/// The same, owned.
+pub(crate) fn string(item: &Item, name: &str) -> Option<String> {
+    text(item, name).map(str::to_owned)
+}
+
+/// A whole number.
+pub(crate) fn whole(item: &Item, name: &str) -> Option<i64> {
+    match item.get(name) {
+        Some(Value::N(number)) => Some(*number),
+        _ => None,
+    }
+}
+
+/// A whole number in the range of `T`.
+pub(crate) fn count<T: TryFrom<i64>>(item: &Item, name: &str) -> Option<T> {
+    whole(item, name).and_then(|number| T::try_from(number).ok())
+}
+
+/// A number with or without a fraction.
+#[allow(clippy::cast_precision_loss, reason = "asked for as an approximation")]
+pub(crate) fn number(item: &Item, name: &str) -> Option<f64> {
+    match item.get(name) {
+        Some(Value::N(number)) => Some(*number as f64),
+        Some(Value::F(number)) => Some(*number),
+        _ => None,
+    }
+}
+
+/// Truth; absent is false.
+pub(crate) fn flag(item: &Item, name: &str) -> bool {
+    matches!(item.get(name), Some(Value::Bool(true)))
+}
+
+/// RFC 3339 in any zone, with or without a fraction.
+pub(crate) fn time(item: &Item, name: &str) -> Option<Timestamp> {
+    text(item, name)?.parse().ok().filter(|at: &Timestamp| at.as_second() != GO_ZERO)
+}
+
+/// Epoch seconds.
+pub(crate) fn seconds(item: &Item, name: &str) -> Option<Timestamp> {
+    whole(item, name).and_then(|at| Timestamp::from_second(at).ok())
+}
+
+/// The texts of a list.
+pub(crate) fn texts(item: &Item, name: &str) -> Vec<String> {
+    match item.get(name) {
+        Some(Value::L(list)) => list
+            .iter()
+            .filter_map(|value| match value {
+                Value::S(text) => Some(text.clone()),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// An instant as rows store it: RFC 3339, UTC, whole seconds, so that the order of texts is the order of time.
+pub(crate) fn stamp(at: Timestamp) -> Value {
+    Value::S(whole_seconds(at).to_string())
+}
+
+/// Builds a row. Empty and absent values are left out: an index key must never be an empty text, and a reader cannot
+/// tell an absent attribute from an empty one.
+#[derive(Default)]
+pub(crate) struct Row(pub(crate) Item);
+
+impl Row {
+    pub(crate) fn put(&mut self, name: &str, value: impl Into<Value>) {
+        self.0.insert(name.to_owned(), value.into());
+    }
+    pub(crate) fn text<T: AsRef<str>>(&mut self, name: &str, text: Option<T>) {
+        if let Some(text) = text.as_ref().map(AsRef::as_ref).filter(|text| !text.is_empty()) {
+            self.put(name, text);
+        }
+    }
+    pub(crate) fn whole<T: TryInto<i64>>(&mut self, name: &str, number: Option<T>) {
+        if let Some(number) = number.and_then(|number| number.try_into().ok()) {
+            self.put(name, Value::N(number));
+        }
+    }
+    /// A number whose zero means "none".
+    pub(crate) fn count(&mut self, name: &str, number: u32) {
+        self.whole(name, Some(number).filter(|number| *number != 0));
+    }
+    pub(crate) fn flag(&mut self, name: &str, truth: bool) {
+        if truth {
+            self.put(name, true);
+        }
+    }
+    pub(crate) fn time(&mut self, name: &str, at: Option<Timestamp>) {
+        if let Some(at) = at {
+            self.put(name, stamp(at));
+        }
+    }
+    pub(crate) fn seconds(&mut self, name: &str, at: Option<Timestamp>) {
+        self.whole(name, at.map(Timestamp::as_second));
+    }
+    pub(crate) fn texts(&mut self, name: &str, texts: &[String]) {
+        if !texts.is_empty() {
+            self.put(name, Value::L(texts.iter().map(|text| Value::S(text.clone())).collect()));
+        }
+    }
+}
+
+/// What turns `old` into `new`.
+pub(crate) fn difference(old: &Item, new: &Item) -> Update {
+    Update {
+        set: new
+            .iter()
+            .filter(|(name, value)| old.get(*name) != Some(value))
+            .map(|(n, v)| (n.clone(), v.clone()))
+            .collect(),
+        remove: old.keys().filter(|name| !new.contains_key(*name)).cloned().collect(),
+        ..Update::default()
+    }
+}

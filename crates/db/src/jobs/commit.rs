@@ -1,0 +1,85 @@
+//! Several steps in one transaction.
+
+use domain::job::Job;
+use domain::runner::Runner;
+
+use super::{Jobs, codec};
+use crate::runners;
+use crate::schema::JOBS;
+use crate::table::{Error, Outcome, Write};
+
+/// One step of a transaction. Every one is pinned to what was read, also when it changes nothing: the transaction then
+/// depends on that record not having moved.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "a handful at a time, and moved once")]
+pub enum Change {
+    /// From the record as read (`None`: there is none) to the next.
+    Job {
+        /// As it was read.
+        old: Option<Job>,
+        /// As it shall be.
+        new: Job,
+    },
+    /// From the row as read to the next. `None`: there is none, or only one that is `gone`, whose place the new one
+    /// takes.
+    Runner {
+        /// As it was read.
+        old: Option<Runner>,
+        /// As it shall be.
+        new: Runner,
+    },
+    /// Removes the record as it was read.
+    DeleteJob(Job),
+}
+
+/// The records as they are after a transaction, each kind in the order of the changes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Committed {
+    /// Job records, without removed ones.
+    pub jobs: Vec<Job>,
+    /// Runner records.
+    pub runners: Vec<Runner>,
+}
+
+impl Jobs {
+    /// Applies all changes or none; lost when any record has moved since it was read. At most 25, each to another
+    /// record.
+    pub async fn commit(&self, changes: Vec<Change>) -> Result<Outcome<Committed>, Error> {
+        let mut writes = Vec::with_capacity(changes.len());
+        let mut after = Committed::default();
+        for change in changes {
+            let write = match change {
+                Change::Job { old: None, new } => {
+                    let (item, cond) = self.creation(&new);
+                    after.jobs.push(codec::decode(&item).map_err(Error::Invalid)?);
+                    Write::Put { table: &JOBS, item, cond }
+                }
+                Change::Job { old: Some(old), new } => {
+                    let Outcome::Applied((update, cond)) = self.step(&old, &new).await? else {
+                        return Ok(Outcome::Lost);
+                    };
+                    // As a read would show it: times cut to what is stored.
+                    let mut item = codec::encode(&new);
+                    item.extend(update.set.get("version").map(|version| ("version".to_owned(), version.clone())));
+                    after.jobs.push(codec::decode(&item).map_err(Error::Invalid)?);
+                    Write::Update { table: &JOBS, key: codec::key(new.id), update, cond }
+                }
+                Change::Runner { old, new } => {
+                    let Outcome::Applied((write, runner)) = runners::step(self.table.as_ref(), old, new).await? else {
+                        return Ok(Outcome::Lost);
+                    };
+                    after.runners.push(runner);
+                    write
+                }
+                Change::DeleteJob(job) => {
+                    let Outcome::Applied((_, cond)) = self.pin(&job).await? else {
+                        return Ok(Outcome::Lost);
+                    };
+                    Write::Delete { table: &JOBS, key: codec::key(job.id), cond }
+                }
+            };
+            writes.push(write);
+        }
+        Ok(self.table.transact(writes).await?.map(|()| after))
+    }
+}

@@ -1,0 +1,199 @@
+//! The job records.
+//!
+//! What may happen to a record is decided by pure functions from an old record to a new one, elsewhere. This store
+//! only makes such a step safe:
+//!
+//! * **A step decided on a stale read is refused.** Every write is pinned to the version that was read; of any number
+//!   of writers that read the same version exactly one is applied, the others see [`Outcome::Lost`] and read again.
+//! * **Only what changed is written**, so attributes this release does not know survive.
+//! * **Steps that belong together are one transaction** ([`Jobs::commit`]): binding a job to a runner writes both
+//!   records or neither.
+//! * **Rows of the Go implementation take part.** They have no version. Their first write here is pinned to the very
+//!   row that was read, and brings it into our form, which also removes the empty index attributes it may hold.
+
+use std::sync::Arc;
+
+use domain::clock::{Clock, Timestamp, after};
+use domain::ids::{JobId, RunnerKey};
+use domain::job::{Job, JobState};
+
+use crate::attrs;
+use crate::schema::{INSTANCE_ID, JOBS, STATUS_CREATED};
+use crate::table::{Cond, Error, Item, Outcome, Query, Table, Update, Value};
+
+pub use self::commit::{Change, Committed};
+pub use self::list::{JobFilter, Listing};
+
+mod codec;
+mod commit;
+mod list;
+#[cfg(test)]
+mod tests;
+
+/// Widest distance of a zone from UTC. Rows of the Go implementation may carry local times, whose text order is off by
+/// at most this.
+const ZONES: std::time::Duration = std::time::Duration::from_secs(14 * 3600);
+
+/// See the module.
+#[derive(Clone)]
+pub struct Jobs {
+    table: Arc<dyn Table>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Jobs {
+    /// A store on `table`. The clock hides rows past their expiry on back ends that remove them late.
+    pub fn new(table: Arc<dyn Table>, clock: Arc<dyn Clock>) -> Self {
+        Self { table, clock }
+    }
+
+    /// The record, strongly consistent.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] for a row with a status of another release: it is left alone.
+    pub async fn get(&self, id: JobId) -> Result<Option<Job>, Error> {
+        match self.raw(id).await? {
+            Some(item) => codec::decode(&item).map(Some).map_err(Error::Unreadable),
+            None => Ok(None),
+        }
+    }
+
+    /// Creates the record unless there is one.
+    pub async fn create(&self, job: &Job) -> Result<Outcome<Job>, Error> {
+        let (item, cond) = self.creation(job);
+        let created = codec::decode(&item).map_err(Error::Invalid)?;
+        Ok(self.table.put(&JOBS, item, cond).await?.map(|()| created))
+    }
+
+    /// Writes what changed between `old`, as it was read, and `new`; lost when the row has moved since. Answers the
+    /// row as it is afterwards. Nothing is written when nothing changed.
+    #[allow(clippy::needless_pass_by_value, reason = "the step is over for the caller; what counts is the answer")]
+    pub async fn write(&self, old: &Job, new: Job) -> Result<Outcome<Job>, Error> {
+        if codec::encode(old) == codec::encode(&new) {
+            return Ok(Outcome::Applied(old.clone()));
+        }
+        let Outcome::Applied((update, cond)) = self.step(old, &new).await? else {
+            return Ok(Outcome::Lost);
+        };
+        match self.table.update(&JOBS, &codec::key(new.id), update, cond).await? {
+            Outcome::Applied(item) => codec::decode(&item).map(Outcome::Applied).map_err(Error::Unreadable),
+            Outcome::Lost => Ok(Outcome::Lost),
+        }
+    }
+
+    /// Removes the record as it was read; lost when it has moved since. A missing row is lost, too.
+    pub async fn delete(&self, job: &Job) -> Result<Outcome, Error> {
+        match self.pin(job).await? {
+            Outcome::Applied((_, cond)) => self.table.delete(&JOBS, &codec::key(job.id), cond).await,
+            Outcome::Lost => Ok(Outcome::Lost),
+        }
+    }
+
+    /// Jobs in a state, oldest `created_at` first; with `before` only those created earlier. From an index, which may
+    /// lag: confirm with [`Jobs::get`] (or a pinned write) before anything destructive. Unreadable rows are skipped
+    /// and logged.
+    pub async fn by_state(
+        &self,
+        state: JobState,
+        before: Option<Timestamp>,
+        limit: Option<usize>,
+    ) -> Result<Vec<Job>, Error> {
+        // Settled rows are many, and a few hours do not matter to their clean-up. The others are few, and must all be
+        // found: read more than asked for and cut by the time itself.
+        let exact = state.is_settled();
+        let query = Query {
+            until: before.map(|before| attrs::stamp(if exact { before } else { after(before, ZONES) })),
+            limit: limit.filter(|_| exact || before.is_none()),
+            ..Query::of(STATUS_CREATED, state.as_str())
+        };
+        let mut jobs = self.live(self.table.query(&JOBS, query).await?);
+        jobs.retain(|job| before.is_none_or(|before| job.created_at < before));
+        jobs.sort_by_key(|job| (job.created_at, job.id));
+        jobs.truncate(limit.unwrap_or(usize::MAX));
+        Ok(jobs)
+    }
+
+    /// Every job that names the machine, whatever its state, newest `created_at` first. From an index.
+    pub async fn by_instance(&self, instance: &RunnerKey) -> Result<Vec<Job>, Error> {
+        if instance.as_str().is_empty() {
+            return Err(Error::Invalid("the machine has no id".to_owned()));
+        }
+        let mut jobs = self.live(self.table.query(&JOBS, Query::of(INSTANCE_ID, instance.as_str())).await?);
+        jobs.sort_by_key(|job| std::cmp::Reverse((job.created_at, job.id)));
+        Ok(jobs)
+    }
+
+    async fn raw(&self, id: JobId) -> Result<Option<Item>, Error> {
+        let item = self.table.get(&JOBS, &codec::key(id)).await?;
+        Ok(item.filter(|item| self.is_live(item)))
+    }
+
+    fn is_live(&self, item: &Item) -> bool {
+        attrs::seconds(item, "ttl").is_none_or(|at| at > self.clock.now())
+    }
+
+    fn live(&self, items: Vec<Item>) -> Vec<Job> {
+        let readable = |item: &Item| match codec::decode(item) {
+            Ok(job) => Some(job),
+            Err(reason) => {
+                tracing::warn!(%reason, "a job record was skipped");
+                None
+            }
+        };
+        items.iter().filter(|item| self.is_live(item)).filter_map(readable).collect()
+    }
+
+    /// The row of a new record, and that there is none (or only an expired one) yet.
+    fn creation(&self, job: &Job) -> (Item, Cond) {
+        let mut item = codec::encode(job);
+        item.insert("version".to_owned(), Value::N(1));
+        (item, Cond::absent("job_id").or(Cond::lt("ttl", self.clock.now().as_second())))
+    }
+
+    /// The update that turns `old` into `new`, and what pins it to `old`.
+    async fn step(&self, old: &Job, new: &Job) -> Result<Outcome<(Update, Cond)>, Error> {
+        if old.id != new.id {
+            return Err(Error::Invalid(format!("job {} cannot become job {}", old.id, new.id)));
+        }
+        let Outcome::Applied((stored, cond)) = self.pin(old).await? else {
+            return Ok(Outcome::Lost);
+        };
+        let wanted = codec::encode(new);
+        let mut update = attrs::difference(&stored, &wanted);
+        // A store refuses to touch a row that keeps an empty text in an index key, as rows of the Go implementation
+        // may, even behind a version of ours. Removing what is not there changes nothing.
+        for name in ["instance_id", "pool"] {
+            if !wanted.contains_key(name) && !stored.contains_key(name) {
+                update = update.remove(name);
+            }
+        }
+        let version = i64::try_from(old.version).unwrap_or(i64::MAX - 1) + 1;
+        Ok(Outcome::Applied((update.set("version", version), cond)))
+    }
+
+    /// The stored form of `old`, and the condition that the row still is `old`.
+    async fn pin(&self, old: &Job) -> Result<Outcome<(Item, Cond)>, Error> {
+        if old.version > 0 {
+            let version = i64::try_from(old.version).unwrap_or(i64::MAX);
+            return Ok(Outcome::Applied((codec::encode(old), Cond::eq("version", version))));
+        }
+        // No version: the record alone does not say how its times were written, so the row itself is the pin.
+        let Some(mut item) = self.raw(old.id).await? else {
+            return Ok(Outcome::Lost);
+        };
+        if codec::decode(&item).as_ref() != Ok(old) {
+            return Ok(Outcome::Lost);
+        }
+        let still = |name: &str| match item.get(name) {
+            Some(value) => Cond::eq(name, value.clone()),
+            None => Cond::absent(name),
+        };
+        let cond = Cond::exists("job_id")
+            .and(Cond::absent("version"))
+            .and(still("status"))
+            .and(still("created_at"))
+            .and(still("lease_token"));
+        item.retain(|name, _| name == "job_id" || codec::OWNED.contains(&name.as_str()));
+        Ok(Outcome::Applied((item, cond)))
+    }
+}

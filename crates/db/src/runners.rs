@@ -1,0 +1,188 @@
+//! The runner records: one row per machine a runner was minted for.
+//!
+//! As with jobs, the decisions are pure functions elsewhere and every write is pinned to the version that was read. A
+//! version never comes back: a machine that was unwound and assigned again continues the count of its `gone` row, so
+//! that a writer of the earlier incarnation cannot be mistaken for one of the new.
+
+use std::sync::Arc;
+
+use domain::clock::{Clock, Timestamp};
+use domain::ids::{ClassKey, DispatchId, JobId, PoolName, RunnerId, RunnerKey};
+use domain::runner::{FinalReport, Runner, RunnerState};
+
+use crate::attrs::{self, Row};
+use crate::schema::{RUNNERS, STATE};
+use crate::table::{Cond, Error, Item, Outcome, Query, Table, Update, Value, Write};
+
+#[cfg(test)]
+mod tests;
+
+/// See the module.
+#[derive(Clone)]
+pub struct Runners {
+    table: Arc<dyn Table>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Runners {
+    /// A store on `table`. The clock hides rows past their expiry on back ends that remove them late.
+    pub fn new(table: Arc<dyn Table>, clock: Arc<dyn Clock>) -> Self {
+        Self { table, clock }
+    }
+
+    /// The row, strongly consistent.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] for a row this release cannot read.
+    pub async fn get(&self, key: &RunnerKey) -> Result<Option<Runner>, Error> {
+        match self.table.get(&RUNNERS, &Value::from(key.as_str())).await? {
+            Some(item) if self.is_live(&item) => decode(&item).map(Some).map_err(Error::Unreadable),
+            _ => Ok(None),
+        }
+    }
+
+    /// Writes what changed between `old`, as it was read (`None`: no row, or only a `gone` one), and `new`; lost when
+    /// the row has moved since. Nothing is written when nothing changed.
+    pub async fn write(&self, old: Option<&Runner>, new: Runner) -> Result<Outcome<Runner>, Error> {
+        if let Some(old) = old.filter(|old| encode(old) == encode(&new)) {
+            return Ok(Outcome::Applied(old.clone()));
+        }
+        let Outcome::Applied((write, runner)) = step(self.table.as_ref(), old.cloned(), new).await? else {
+            return Ok(Outcome::Lost);
+        };
+        Ok(self.table.transact(vec![write]).await?.map(|()| runner))
+    }
+
+    /// Runners in a state, oldest `minted_at` first; with `before` only those minted earlier. From an index, which
+    /// may lag: confirm with [`Runners::get`] before anything destructive. Unreadable rows are skipped and logged.
+    pub async fn in_state(
+        &self,
+        state: RunnerState,
+        before: Option<Timestamp>,
+        limit: Option<usize>,
+    ) -> Result<Vec<Runner>, Error> {
+        let query = Query { until: before.map(attrs::stamp), limit, ..Query::of(STATE, state.as_str()) };
+        let readable = |item: &Item| match decode(item) {
+            Ok(runner) => Some(runner),
+            Err(reason) => {
+                tracing::warn!(%reason, "a runner record was skipped");
+                None
+            }
+        };
+        let items = self.table.query(&RUNNERS, query).await?;
+        Ok(items.iter().filter(|item| self.is_live(item)).filter_map(readable).collect())
+    }
+
+    fn is_live(&self, item: &Item) -> bool {
+        attrs::seconds(item, "ttl").is_none_or(|at| at > self.clock.now())
+    }
+}
+
+/// The write that turns `old` into `new`, and the row as it will be.
+pub(crate) async fn step(
+    table: &dyn Table,
+    old: Option<Runner>,
+    new: Runner,
+) -> Result<Outcome<(Write, Runner)>, Error> {
+    let key = Value::from(new.key.as_str());
+    let old = match old {
+        Some(old) if old.key != new.key => {
+            return Err(Error::Invalid(format!("runner {} cannot become runner {}", old.key, new.key)));
+        }
+        Some(old) => Some(old),
+        None => match table.get(&RUNNERS, &key).await? {
+            Some(item) => match decode(&item).map_err(Error::Unreadable)? {
+                gone if gone.state == RunnerState::Gone => Some(gone),
+                _ => return Ok(Outcome::Lost),
+            },
+            None => None,
+        },
+    };
+    let mut item = encode(&new);
+    let (version, cond) = match &old {
+        Some(old) => (old.version + 1, Cond::eq("version", whole(old.version))),
+        None => (1, Cond::absent("runner_key")),
+    };
+    item.insert("version".to_owned(), Value::N(whole(version)));
+    let runner = decode(&item).map_err(Error::Invalid)?;
+    let write = match old {
+        Some(old) => {
+            let update: Update = attrs::difference(&encode(&old), &item);
+            Write::Update { table: &RUNNERS, key, update, cond }
+        }
+        None => Write::Put { table: &RUNNERS, item, cond },
+    };
+    Ok(Outcome::Applied((write, runner)))
+}
+
+fn whole(version: u64) -> i64 {
+    i64::try_from(version).unwrap_or(i64::MAX)
+}
+
+/// The row, without its version.
+fn encode(runner: &Runner) -> Item {
+    let mut row = Row::default();
+    row.put("runner_key", runner.key.as_str());
+    row.put("state", runner.state.as_str());
+    row.put("repo", runner.repo.as_str());
+    row.text("runner_name", Some(&runner.name));
+    row.texts("abandoned_names", &runner.abandoned_names);
+    row.whole("runner_id", runner.id.map(RunnerId::get));
+    row.texts("labels", &runner.labels);
+    row.text("class_key", Some(runner.class.as_str()));
+    row.text("pool", runner.pool.as_ref().map(PoolName::as_str));
+    row.whole("bound_job_id", runner.bound_job.map(JobId::get));
+    row.whole("running_job_id", runner.running_job.map(JobId::get));
+    row.text("dispatch_id", Some(runner.dispatch.as_str()));
+    row.time("minted_at", Some(runner.minted_at));
+    row.time("online_at", runner.online_at);
+    row.time("running_since", runner.running_since);
+    row.time("interrupted_at", runner.interrupted_at);
+    row.time("retire_at", runner.retire_at);
+    if let Some(report) = &runner.report {
+        let mut map = Row::default();
+        map.text("status", Some(&report.status));
+        map.whole("exit_code", Some(report.exit_code));
+        map.whole("duration_seconds", Some(report.duration_seconds));
+        map.time("at", Some(report.at));
+        row.put("report", Value::M(map.0));
+    }
+    row.seconds("ttl", runner.ttl);
+    row.0
+}
+
+fn decode(item: &Item) -> Result<Runner, String> {
+    let key = attrs::text(item, "runner_key").ok_or("a runner without runner_key")?;
+    let unreadable = |name: &str| format!("runner {key} has no readable {name}");
+    let job = |name: &str| attrs::count(item, name).and_then(JobId::new);
+    Ok(Runner {
+        key: RunnerKey::from(key),
+        version: attrs::count(item, "version").unwrap_or(0),
+        state: attrs::text(item, "state").and_then(RunnerState::parse).ok_or_else(|| unreadable("state"))?,
+        repo: attrs::text(item, "repo").and_then(|repo| repo.parse().ok()).ok_or_else(|| unreadable("repo"))?,
+        name: attrs::string(item, "runner_name").unwrap_or_default(),
+        abandoned_names: attrs::texts(item, "abandoned_names"),
+        id: attrs::count(item, "runner_id").and_then(RunnerId::new),
+        labels: attrs::texts(item, "labels"),
+        class: ClassKey::new(attrs::text(item, "class_key").unwrap_or_default()),
+        pool: attrs::text(item, "pool").and_then(|name| name.parse().ok()),
+        bound_job: job("bound_job_id"),
+        running_job: job("running_job_id"),
+        dispatch: DispatchId::new(attrs::text(item, "dispatch_id").unwrap_or_default()),
+        minted_at: attrs::time(item, "minted_at").unwrap_or(Timestamp::UNIX_EPOCH),
+        online_at: attrs::time(item, "online_at"),
+        running_since: attrs::time(item, "running_since"),
+        interrupted_at: attrs::time(item, "interrupted_at"),
+        retire_at: attrs::time(item, "retire_at"),
+        report: match item.get("report") {
+            Some(Value::M(report)) => Some(FinalReport {
+                status: attrs::string(report, "status").unwrap_or_default(),
+                exit_code: attrs::whole(report, "exit_code").unwrap_or(0),
+                duration_seconds: attrs::count(report, "duration_seconds").unwrap_or(0),
+                at: attrs::time(report, "at").unwrap_or(Timestamp::UNIX_EPOCH),
+            }),
+            _ => None,
+        },
+        ttl: attrs::seconds(item, "ttl"),
+    })
+}

@@ -1,0 +1,297 @@
+//! D38: random histories. Every back end answers, at every step, like a plain map with the rules written out again in
+//! the plainest way; so they also answer like each other.
+
+use std::collections::BTreeMap;
+
+use db::table::{Cond, Index, Item, Outcome, Query, Schema, Update, Value, Write};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+use crate::{BackEnd, back_ends_with, row};
+
+static T: Schema = Schema {
+    name: "t",
+    key: "k",
+    indexes: &[Index { name: "i", hash: "a", range: Some("b") }, Index { name: "j", hash: "b", range: None }],
+    ttl: None,
+};
+
+#[derive(Debug, Clone)]
+enum Op {
+    Put(u8, Item, Cond),
+    Update(u8, Update, Cond),
+    Delete(u8, Cond),
+    Transact(Vec<(u8, Item, Cond)>),
+    Query(Query),
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned)
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        3 => (-2_i64..3).prop_map(Value::N),
+        3 => prop::sample::select(vec!["x", "y", "xy"]).prop_map(Value::from),
+        1 => Just(Value::from("")),
+        1 => any::<bool>().prop_map(Value::Bool),
+        1 => (-4_i32..5).prop_map(|quarters| Value::F(f64::from(quarters) / 4.0)),
+        1 => prop::collection::vec((-1_i64..2).prop_map(Value::N), 0..3).prop_map(Value::L),
+    ]
+}
+
+fn cond() -> impl Strategy<Value = Cond> {
+    let leaf = prop_oneof![
+        3 => Just(Cond::Always),
+        1 => name().prop_map(Cond::Exists),
+        1 => name().prop_map(Cond::Absent),
+        1 => (name(), value()).prop_map(|(name, value)| Cond::Eq(name, value)),
+        1 => (name(), value()).prop_map(|(name, value)| Cond::Lt(name, value)),
+        1 => (name(), value()).prop_map(|(name, value)| Cond::Gt(name, value)),
+        1 => (name(), prop::collection::vec(value(), 0..3)).prop_map(|(name, values)| Cond::In(name, values)),
+        1 => name().prop_map(|name| Cond::BeginsWith(name, "x".into())),
+    ];
+    leaf.prop_recursive(2, 6, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Cond::And),
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Cond::Or),
+            inner.prop_map(|cond| Cond::Not(Box::new(cond))),
+        ]
+    })
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    prop::collection::btree_map(name(), value(), 0..4)
+}
+
+fn update() -> impl Strategy<Value = Update> {
+    let numbers = prop::collection::btree_map(name(), (-2_i64..3).prop_map(Value::N), 0..2);
+    (item(), item(), numbers, prop::collection::vec(name(), 0..2))
+        .prop_map(|(set, set_if_absent, add, remove)| Update { set, set_if_absent, add, remove })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let key = 0_u8..4;
+    let bound = || prop::option::of((-2_i64..3).prop_map(Value::N));
+    let query = (value(), bound(), bound(), any::<bool>(), prop::option::of(0_usize..4), any::<bool>()).prop_map(
+        |(hash, from, until, descending, limit, ranged)| {
+            let query = Query { descending, limit, ..Query::of("i", hash) };
+            if ranged { Query { from, until, ..query } } else { Query { index: "j", ..query } }
+        },
+    );
+    prop_oneof![
+        3 => (key.clone(), item(), cond()).prop_map(|(key, item, cond)| Op::Put(key, item, cond)),
+        3 => (key.clone(), update(), cond()).prop_map(|(key, update, cond)| Op::Update(key, update, cond)),
+        1 => (key.clone(), cond()).prop_map(|(key, cond)| Op::Delete(key, cond)),
+        2 => prop::collection::vec((key, item(), cond()), 0..4).prop_map(Op::Transact),
+        2 => query.prop_map(Op::Query),
+    ]
+}
+
+/// What an operation answered, without the wording of refusals.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Done,
+    Row(Item),
+    Rows(Vec<Item>),
+    Lost,
+    Refused,
+}
+
+fn with_key(key: u8, mut item: Item) -> Item {
+    item.insert("k".into(), i64::from(key).into());
+    item
+}
+
+async fn ask(back: &BackEnd, op: Op) -> Answer {
+    let key = |key: u8| Value::N(key.into());
+    let done = |answer: Result<Outcome, db::Error>| match answer {
+        Ok(Outcome::Applied(())) => Answer::Done,
+        Ok(Outcome::Lost) => Answer::Lost,
+        Err(_) => Answer::Refused,
+    };
+    match op {
+        Op::Put(k, item, cond) => done(back.table.put(&T, with_key(k, item), cond).await),
+        Op::Update(k, update, cond) => match back.table.update(&T, &key(k), update, cond).await {
+            Ok(Outcome::Applied(row)) => Answer::Row(row),
+            Ok(Outcome::Lost) => Answer::Lost,
+            Err(_) => Answer::Refused,
+        },
+        Op::Delete(k, cond) => done(back.table.delete(&T, &key(k), cond).await),
+        Op::Transact(puts) => {
+            let put = |(k, item, cond)| Write::Put { table: &T, item: with_key(k, item), cond };
+            done(back.table.transact(puts.into_iter().map(put).collect()).await)
+        }
+        Op::Query(query) => back.table.query(&T, query).await.map_or(Answer::Refused, Answer::Rows),
+    }
+}
+
+/// The reference: rules spelled out, nothing shared with the code under test.
+#[derive(Default)]
+struct Model(BTreeMap<i64, Item>);
+
+impl Model {
+    fn ask(&mut self, op: Op) -> Answer {
+        match op {
+            Op::Put(key, item, cond) => self.store(vec![(key, Some(with_key(key, item)), cond)]),
+            Op::Delete(key, cond) => self.store(vec![(key, None, cond)]),
+            Op::Transact(puts) => {
+                let keys: std::collections::BTreeSet<_> = puts.iter().map(|(key, ..)| key).collect();
+                if keys.len() < puts.len() {
+                    return Answer::Refused;
+                }
+                self.store(puts.into_iter().map(|(key, item, cond)| (key, Some(with_key(key, item)), cond)).collect())
+            }
+            Op::Update(key, update, cond) => {
+                let old = self.0.get(&key.into()).cloned();
+                if !holds(&cond, old.as_ref()) {
+                    return Answer::Lost;
+                }
+                let Some(new) = apply(old.unwrap_or_default(), update) else { return Answer::Refused };
+                match self.store(vec![(key, Some(with_key(key, new)), Cond::Always)]) {
+                    Answer::Done => Answer::Row(self.0[&key.into()].clone()),
+                    other => other,
+                }
+            }
+            Op::Query(query) => {
+                let (hash, range) = if query.index == "i" { ("a", Some("b")) } else { ("b", None) };
+                if !is_key(&query.hash) {
+                    return Answer::Refused;
+                }
+                let mut rows: Vec<_> = self.0.values().filter(|row| row.get(hash) == Some(&query.hash)).collect();
+                if let Some(range) = range {
+                    rows.retain(|row| row.contains_key(range));
+                    // In this test bounds are numbers, and numbers come before text.
+                    let number = |row: &Item| if let Value::N(n) = row[range] { n } else { i64::MAX };
+                    let bound = |value: &Option<Value>| if let Some(Value::N(n)) = value { Some(*n) } else { None };
+                    rows.retain(|row| bound(&query.from).is_none_or(|from| number(row) >= from));
+                    rows.retain(|row| bound(&query.until).is_none_or(|until| number(row) < until));
+                    rows.sort_by_key(|row| (number(row), format!("{:?}", row[range]), format!("{:?}", row["k"])));
+                }
+                if query.descending {
+                    rows.reverse();
+                }
+                Answer::Rows(rows.into_iter().take(query.limit.unwrap_or(99)).cloned().collect())
+            }
+        }
+    }
+
+    fn store(&mut self, writes: Vec<(u8, Option<Item>, Cond)>) -> Answer {
+        let mut lost = false;
+        for (key, item, cond) in &writes {
+            if !holds(cond, self.0.get(&i64::from(*key))) {
+                lost = true;
+            } else if item.iter().flatten().any(|(name, value)| ["a", "b"].contains(&&**name) && !is_key(&whole(value)))
+            {
+                return Answer::Refused;
+            }
+        }
+        if lost {
+            return Answer::Lost;
+        }
+        for (key, item, _) in writes {
+            match item {
+                Some(item) => {
+                    let item = item.into_iter().map(|(name, value)| (name, whole(&value))).collect();
+                    self.0.insert(key.into(), item)
+                }
+                None => self.0.remove(&key.into()),
+            };
+        }
+        Answer::Done
+    }
+}
+
+fn is_key(value: &Value) -> bool {
+    matches!(value, Value::N(_)) || matches!(value, Value::S(text) if !text.is_empty())
+}
+
+fn whole(value: &Value) -> Value {
+    match value {
+        Value::F(number) if number.fract() == 0.0 => Value::N(*number as i64),
+        other => other.clone(),
+    }
+}
+
+fn apply(mut row: Item, update: Update) -> Option<Item> {
+    let Update { set, set_if_absent, add, remove } = update;
+    let mut names: Vec<_> = set.keys().chain(set_if_absent.keys()).chain(add.keys()).chain(&remove).collect();
+    let count = names.len();
+    names.sort();
+    names.dedup();
+    if names.len() < count {
+        return None;
+    }
+    for (name, by) in add {
+        let sum = match (number(row.get(&name).unwrap_or(&Value::N(0)))?, number(&by)?) {
+            (a, b) => a + b,
+        };
+        row.insert(name, whole(&Value::F(sum)));
+    }
+    for (name, value) in set_if_absent {
+        row.entry(name).or_insert(value);
+    }
+    row.extend(set);
+    row.retain(|name, _| !remove.contains(name));
+    Some(row)
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::N(n) => Some(*n as f64),
+        Value::F(f) => Some(*f),
+        _ => None,
+    }
+}
+
+fn holds(cond: &Cond, row: Option<&Item>) -> bool {
+    let attr = |name: &str| row.and_then(|row| row.get(name));
+    let less = |a: &Value, b: &Value| match (a, b) {
+        (Value::S(a), Value::S(b)) => a < b,
+        _ => number(a).zip(number(b)).is_some_and(|(a, b)| a < b),
+    };
+    let same = |a: &Value, b: &Value| whole(a) == whole(b);
+    match cond {
+        Cond::Always => true,
+        Cond::Exists(name) => attr(name).is_some(),
+        Cond::Absent(name) => attr(name).is_none(),
+        Cond::Eq(name, value) => attr(name).is_some_and(|found| same(found, value)),
+        Cond::Lt(name, value) => attr(name).is_some_and(|found| less(found, value)),
+        Cond::Gt(name, value) => attr(name).is_some_and(|found| less(value, found)),
+        Cond::In(name, values) => attr(name).is_some_and(|found| values.iter().any(|value| same(found, value))),
+        Cond::BeginsWith(name, text) => matches!(attr(name), Some(Value::S(found)) if found.starts_with(text)),
+        Cond::And(all) => !all.iter().any(|cond| !holds(cond, row)),
+        Cond::Or(any) => any.iter().any(|cond| holds(cond, row)),
+        Cond::Not(cond) => !holds(cond, row),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn back_ends_answer_like_a_plain_map(history in prop::collection::vec(op(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            for back in back_ends_with(&[&T]) {
+                let mut model = Model::default();
+                for op in history.clone() {
+                    let expected = model.ask(op.clone());
+                    prop_assert_eq!(ask(&back, op.clone()).await, expected, "{} {:?}", back.name, op);
+                }
+                let rows: Vec<_> = model.0.into_values().collect();
+                prop_assert_eq!(back.table.scan(&T).await.expect("an answer"), rows, "{}", back.name);
+            }
+            Ok::<_, TestCaseError>(())
+        })?;
+    }
+}
+
+#[test]
+fn the_reference_itself_refuses_and_loses() {
+    let mut model = Model::default();
+    let create = Op::Put(1, row([("a", "x".into())]), Cond::Absent("k".into()));
+    assert_eq!(model.ask(create.clone()), Answer::Done);
+    assert_eq!(model.ask(create), Answer::Lost);
+    assert_eq!(model.ask(Op::Put(1, row([("a", "".into())]), Cond::Always)), Answer::Refused);
+}

@@ -1,0 +1,90 @@
+//! Ending a runner that may have registered, without killing a job.
+//!
+//! GitHub's `busy` and `status` are advisory: a busy runner may read idle for a minute. So a machine is terminated only
+//! when it cannot hold a job: its hand-over was never finished, it is gone already, or its registration is absent or
+//! has never been online. Any other is *deregistered*: an idle listener notices and exits, a job that slipped in
+//! finishes. Where GitHub does not answer, nothing happens.
+
+use domain::ids::RunnerKey;
+use domain::runner::{Runner, RunnerState};
+use github::client::Deleted;
+use tracing::{debug, info};
+
+use crate::context::{Dispatch, Error};
+
+/// What became of the runner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retired {
+    /// It can take no job any more.
+    Ended,
+    /// It holds a job.
+    HasJob,
+    /// Nobody could tell; nothing was done.
+    Unknown,
+}
+
+impl Dispatch {
+    /// Ends the runner on a machine, if that is safe.
+    pub async fn retire(&self, key: &RunnerKey) -> Result<Retired, Error> {
+        let machine = self.ports.compute.describe(key).await?;
+        let Some(row) = self.ports.runners.get(key).await? else {
+            // Without a row nothing was ever handed over by us; a machine of the Go implementation is only known dead.
+            return Ok(if machine.is_none_or(|m| m.state.is_gone()) { Retired::Ended } else { Retired::Unknown });
+        };
+        if machine.is_none_or(|m| m.state.is_gone()) || row.state == RunnerState::Minting || !row.state.is_live() {
+            self.terminate_runner(&row).await?;
+            return Ok(Retired::Ended);
+        }
+        let registered = match row.id {
+            Some(id) => self.ports.github.runner(&row.repo, id).await,
+            None => self.ports.github.runner_by_name(&row.repo, &row.name).await,
+        };
+        let registered = match registered {
+            Ok(registered) => registered,
+            Err(error) => {
+                debug!(instance_id = key.as_str(), %error, "GitHub could not be asked about the runner");
+                return Ok(Retired::Unknown);
+            }
+        };
+        let Some(view) = registered else {
+            self.terminate_runner(&row).await?;
+            return Ok(Retired::Ended);
+        };
+        let deleted = match self.ports.github.delete_runner(&row.repo, view.id).await {
+            Ok(deleted) => deleted,
+            Err(error) => {
+                debug!(instance_id = key.as_str(), %error, "GitHub did not deregister the runner");
+                return Ok(Retired::Unknown);
+            }
+        };
+        match deleted {
+            Deleted::Busy => Ok(Retired::HasJob),
+            Deleted::Gone => {
+                self.ports.metrics.registrations_deleted();
+                if view.online || view.busy {
+                    info!(instance_id = key.as_str(), "the runner was deregistered and ends by itself");
+                    self.change_runner(key, |row| {
+                        row.advance(RunnerState::Retiring);
+                        row.bound_job = None;
+                        row.retire_at = Some(domain::clock::after(
+                            domain::clock::whole_seconds(self.now()),
+                            self.settings.timings.retire,
+                        ));
+                    })
+                    .await?;
+                } else {
+                    self.terminate_runner(&row).await?;
+                }
+                Ok(Retired::Ended)
+            }
+        }
+    }
+
+    /// Machine first: a row that says `gone` while the machine lives would hide it from the sweeps.
+    async fn terminate_runner(&self, row: &Runner) -> Result<(), Error> {
+        self.ports.compute.terminate(&row.key).await?;
+        let ended = self.end_runner(&row.key, RunnerState::Gone).await?;
+        self.clear_machine(&row.key, ended.as_ref()).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! The reconcilers: each looks at records and the world, and repairs one kind of difference.
+//!
+//! Every step is won by a conditional write, so any number of replicas may run them at once. A sweep reads candidates
+//! from an index, reads each again consistently, goes on past single failures, and reports an error if any step
+//! failed: a sweep that never succeeds must not look healthy. "Cannot tell" counts as alive.
+
+mod lost;
+mod pending;
+mod recovery;
+mod runners;
+mod webhooks;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use crate::context::{Dispatch, Error};
+
+/// Calls of GitHub one run of a sweep may cost.
+const GITHUB_CALLS: usize = 30;
+/// Jobs one run of a sweep may dispatch again.
+const REDISPATCHES: usize = 5;
+
+/// What a run did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Rows looked at.
+    pub seen: usize,
+    /// Rows acted upon.
+    pub acted: usize,
+    /// Rows whose step failed.
+    pub failed: usize,
+}
+
+impl Swept {
+    fn count(&mut self, step: &Result<bool, Error>) {
+        self.seen += 1;
+        match step {
+            Ok(true) => self.acted += 1,
+            Ok(false) => {}
+            Err(error) => {
+                self.failed += 1;
+                debug!(%error, "a step of a sweep failed; the next run tries again");
+            }
+        }
+    }
+}
+
+macro_rules! sweeps {
+    ($($(#[$doc:meta])* $name:ident, $method:ident, $period:ident;)+) => {
+        /// A sweep of dispatch.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Sweep { $($(#[$doc])* $name),+ }
+
+        impl Sweep {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// Its name in logs.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($period)),+ }
+            }
+
+            /// How often it runs.
+            pub const fn period(self, every: &domain::timings::Periods) -> Duration {
+                match self { $(Self::$name => every.$period),+ }
+            }
+        }
+
+        impl Dispatch {
+            /// Runs a sweep once.
+            pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
+                match sweep { $(Sweep::$name => self.$method().await),+ }
+            }
+        }
+    };
+}
+
+sweeps! {
+    /// Pending records whose wake-up is due.
+    Outbox, outbox, outbox;
+    /// Records whose lease died.
+    Lease, dead_leases, lease;
+    /// Jobs whose machine we lost, and their re-runs.
+    Recovery, recovery, recovery;
+    /// Machines that were launched and never bound.
+    Surplus, surplus, surplus;
+    /// Machines that were prepared and never confirmed.
+    Unconfirmed, unconfirmed, unconfirmed;
+    /// Old `running` and `claiming` records GitHub may know better about.
+    Stale, stale, stale;
+    /// Very old records, and the 24 h deadline.
+    Orphan, orphans, orphan;
+    /// Runners whose machine is gone.
+    Vanished, vanished, vanished;
+    /// Failed webhook deliveries.
+    Redelivery, redeliver_webhooks, redelivery;
+    /// Jobs queued at GitHub that we never heard of.
+    QueuedScan, scan_queued, queued_scan;
+}
+
+/// Runs every sweep on its own period until `shutdown`; a run in flight is finished. Between runs it sleeps.
+pub async fn run(dispatch: Arc<Dispatch>, shutdown: CancellationToken) {
+    let mut loops = JoinSet::new();
+    for &sweep in Sweep::ALL {
+        loops.spawn(run_one(Arc::clone(&dispatch), sweep, shutdown.clone()));
+    }
+    while let Some(ended) = loops.join_next().await {
+        if let Err(error) = ended {
+            error!(%error, "a sweep died");
+        }
+    }
+}
+
+async fn run_one(dispatch: Arc<Dispatch>, sweep: Sweep, shutdown: CancellationToken) {
+    let period = sweep.period(&dispatch.settings.timings.every);
+    loop {
+        // Spread over the period, so that sweeps and replicas do not march in step.
+        let pause = dispatch.ports.rng.jitter(period, 0.1);
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        // A panic in one run must not end the sweep: it runs as a task of its own, and its death is counted.
+        let mut task = JoinSet::new();
+        let runner = Arc::clone(&dispatch);
+        task.spawn(async move { runner.sweep(sweep).await });
+        match task.join_next().await {
+            Some(Ok(Ok(swept))) if swept.failed > 0 => {
+                error!(sweep = sweep.as_str(), seen = swept.seen, failed = swept.failed, "a sweep could not do all it should");
+            }
+            Some(Ok(Ok(swept))) if swept.acted > 0 => {
+                tracing::info!(sweep = sweep.as_str(), seen = swept.seen, acted = swept.acted, "swept");
+            }
+            Some(Ok(Err(error))) => error!(sweep = sweep.as_str(), %error, "a sweep failed"),
+            Some(Err(panic)) => {
+                dispatch.ports.metrics.task_panics(sweep.as_str());
+                error!(sweep = sweep.as_str(), %panic, "a sweep died; it runs again");
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Machines that nobody needs, that never became runners, or that are gone.
+
+use std::collections::BTreeSet;
+
+use domain::clock;
+use domain::gh;
+use domain::ids::RunnerKey;
+use domain::job::{Event, Job, JobState};
+use domain::runner::RunnerState;
+use github::client::Priority;
+use provider::compute::Filter;
+use tracing::{error, warn};
+
+use super::{GITHUB_CALLS, Swept};
+use crate::context::{Dispatch, Error};
+use crate::retire::Retired;
+
+impl Dispatch {
+    /// Ends launched machines without a runner record: nobody was ever bound to them. A machine that was bound once is
+    /// never touched here; it may serve somebody else's job.
+    pub(super) async fn surplus(&self) -> Result<Swept, Error> {
+        let now = self.now();
+        let mut swept = Swept::default();
+        for machine in self.ports.compute.list(&Filter::default()).await? {
+            let old = clock::since(now, machine.launched_at) > self.settings.timings.surplus;
+            if machine.launch_id.is_none() || machine.state.is_gone() || !old {
+                continue;
+            }
+            let unbound = match self.ports.runners.get(&machine.key).await {
+                Ok(row) => Ok(row.is_none()),
+                Err(error) => Err(error.into()),
+            };
+            if let Ok(true) = unbound {
+                warn!(instance_id = machine.key.as_str(), "ending a machine that was launched and never bound");
+                self.end_machine(&machine.key, "never_bound").await;
+            }
+            swept.count(&unbound);
+        }
+        Ok(swept)
+    }
+
+    /// Bound jobs whose runner was prepared and never confirmed.
+    pub(super) async fn unconfirmed(&self) -> Result<Swept, Error> {
+        let now = self.now();
+        let timings = &self.settings.timings;
+        let mut swept = Swept::default();
+        for job in self.ports.jobs.by_state(JobState::Launched, None, None).await? {
+            // Records of the Go implementation carry no such stamp; they count from their assignment.
+            let since = job.prepared_at.or_else(|| job.lease.is_none().then_some(job.created_at));
+            let Some(waited) = since.map(|at| clock::since(now, at)) else { continue };
+            if waited < timings.confirm {
+                continue;
+            }
+            if swept.seen >= GITHUB_CALLS {
+                break;
+            }
+            swept.count(&self.unconfirmed_job(&job, waited >= timings.confirm_alert).await);
+        }
+        Ok(swept)
+    }
+
+    async fn unconfirmed_job(&self, job: &Job, alert: bool) -> Result<bool, Error> {
+        let (github, current) = self.observe(job, Priority::Sweep).await?;
+        if github == gh::Status::Unknown && alert {
+            error!(job_id = job.id.get(), "a runner is unconfirmed and GitHub cannot be asked: is GitHub down?");
+        }
+        let Some(current) = current.filter(|c| c.state == JobState::Launched && c.instance == job.instance) else {
+            return Ok(false);
+        };
+        if github == gh::Status::Queued && !self.ended(&current).await? {
+            return Ok(false);
+        }
+        let event = |job: &Job| Event::UnconfirmedTimeout { github, retries_left: job.retries_left() };
+        Ok(self.raise_on(&current, event).await?)
+    }
+
+    /// Ends the runner of a job about to be dispatched again. `false`: not now.
+    pub(super) async fn ended(&self, job: &Job) -> Result<bool, Error> {
+        match &job.instance {
+            Some(key) => Ok(match self.retire(key).await? {
+                Retired::Ended => true,
+                // It holds another job: it is not ours to end, and this job needs another.
+                Retired::HasJob => true,
+                Retired::Unknown => false,
+            }),
+            None => Ok(true),
+        }
+    }
+
+    /// Raises an event that was decided on for a job on a machine, unless the job has moved to another one.
+    pub(super) async fn raise_on(
+        &self,
+        seen: &Job,
+        event: impl Fn(&Job) -> Event + Send + Sync,
+    ) -> Result<bool, Error> {
+        let nothing = Event::RunnerStarted { instance_matches: false };
+        let raised = self
+            .raise(
+                seen.id,
+                |job, _| {
+                    let same = job.instance == seen.instance && job.state == seen.state;
+                    if same { event(job) } else { nothing }
+                },
+                |_| {},
+            )
+            .await?;
+        Ok(raised.moved())
+    }
+
+    /// Live runner rows whose machine is gone: their reports are not coming.
+    pub(super) async fn vanished(&self) -> Result<Swept, Error> {
+        let now = self.now();
+        let listed = self.ports.compute.list(&Filter::default()).await?;
+        let live: BTreeSet<RunnerKey> =
+            listed.into_iter().filter(|m| !m.state.is_gone()).map(|m| m.key).collect();
+        let mut swept = Swept::default();
+        for state in [RunnerState::Minting, RunnerState::Minted, RunnerState::Online, RunnerState::Busy, RunnerState::Retiring]
+        {
+            for row in self.ports.runners.in_state(state, None, None).await? {
+                // A row younger than the listing may belong to a machine the listing does not show yet.
+                if live.contains(&row.key) || clock::since(now, row.minted_at) < self.settings.timings.skew {
+                    continue;
+                }
+                swept.count(&self.vanished_runner(&row.key).await);
+            }
+        }
+        Ok(swept)
+    }
+
+    async fn vanished_runner(&self, key: &RunnerKey) -> Result<bool, Error> {
+        // The list may lag; a look at the machine itself decides.
+        if self.ports.compute.describe(key).await?.is_some_and(|m| !m.state.is_gone()) {
+            return Ok(false);
+        }
+        self.machine_gone(key).await?;
+        Ok(true)
+    }
+}

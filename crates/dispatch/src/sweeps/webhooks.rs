@@ -1,0 +1,180 @@
+//! Webhooks that never arrived.
+//!
+//! GitHub does not repeat a failed delivery by itself. Two nets catch what falls through: failed deliveries are asked
+//! for again, and jobs that stand queued at GitHub without a record are taken over. Both feed the ordinary way in,
+//! which is idempotent.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use domain::clock::{self, SignedDuration, Timestamp};
+use domain::gh;
+use domain::ids::Repo;
+use github::client::{DeliverySummary, RunJob};
+use github::labels;
+use github::webhook::{Action, WorkflowJobEvent};
+use telemetry::metrics::RecoverySource;
+use tracing::{info, warn};
+
+use super::Swept;
+use crate::context::{Dispatch, Error};
+
+/// The marker of the last pass that looked at every delivery.
+const PASS: &str = "webhook_redelivery";
+/// How far back deliveries are looked at, at most.
+const LOOK_BACK: SignedDuration = SignedDuration::from_hours(24);
+/// Overlap of two passes.
+const OVERLAP: SignedDuration = SignedDuration::from_mins(10);
+/// Deliveries asked for in one pass.
+const REDELIVERIES: usize = 100;
+/// A delivery that failed so often is not asked for again.
+const MAX_ATTEMPTS: usize = 3;
+/// Repositories without a job for so long are not scanned.
+const ACTIVE: Duration = Duration::from_secs(24 * 3600);
+
+impl Dispatch {
+    /// Asks GitHub to repeat failed deliveries.
+    pub(super) async fn redeliver_webhooks(&self) -> Result<Swept, Error> {
+        let now = self.now();
+        let oldest = now.saturating_sub(LOOK_BACK).unwrap_or(Timestamp::MIN);
+        let last = self.ports.markers.passed(PASS).await?;
+        let since = last.and_then(|at| at.checked_sub(OVERLAP).ok()).map_or(oldest, |at| at.max(oldest));
+        let mut swept = Swept::default();
+        // `None`: the hook is a repository's or an organisation's, not the App's. Nothing to be had.
+        let Some(deliveries) = self.ports.github.deliveries(since).await? else { return Ok(swept) };
+        for id in to_redeliver(&deliveries) {
+            let step = match self.ports.github.redeliver(id).await {
+                Ok(()) => {
+                    self.ports.metrics.webhook_redelivered();
+                    Ok(true)
+                }
+                Err(error) => Err(error.into()),
+            };
+            swept.count(&step);
+        }
+        if swept.failed == 0 {
+            let _ = self.ports.markers.pass(PASS, now).await?;
+        }
+        Ok(swept)
+    }
+
+    /// Takes over jobs that are queued at GitHub, ours by label, and unknown to us.
+    pub(super) async fn scan_queued(&self) -> Result<Swept, Error> {
+        let mut swept = Swept::default();
+        for repo in self.ports.markers.active_repos(ACTIVE).await? {
+            if self.serves(&repo) {
+                let step = self.scan_repo(&repo).await;
+                swept.count(&step);
+            }
+        }
+        Ok(swept)
+    }
+
+    async fn scan_repo(&self, repo: &Repo) -> Result<bool, Error> {
+        let mut found = false;
+        for run in self.ports.github.active_runs(repo).await? {
+            for job in self.ports.github.jobs_of_run(repo, run).await? {
+                let age = job.view.created_at.map_or(Duration::MAX, |at| clock::since(self.now(), at));
+                if job.view.status != gh::Status::Queued || age < self.settings.timings.scan_age {
+                    continue;
+                }
+                let Ok(spec) = labels::parse(&job.view.labels, &self.settings.aliases) else { continue };
+                if self.ports.jobs.get(job.id).await?.is_some() {
+                    continue;
+                }
+                let id = job.id;
+                let event = synthetic(repo, job);
+                match self.accept(&event, &spec, None).await {
+                    Ok(true) => {
+                        found = true;
+                        self.ports.metrics.webhook_recovered(RecoverySource::Scan);
+                        info!(job_id = id.get(), repo = repo.as_str(), "took over a queued job whose webhook never came");
+                    }
+                    Ok(false) => {}
+                    Err(error) => warn!(job_id = id.get(), %error, "a queued job could not be taken over yet"),
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The deliveries to ask for: of every event that never succeeded the newest attempt, unless it was tried often enough.
+fn to_redeliver(deliveries: &[DeliverySummary]) -> Vec<u64> {
+    let mut by_event: BTreeMap<&str, Vec<&DeliverySummary>> = BTreeMap::new();
+    for delivery in deliveries.iter().filter(|d| d.event == "workflow_job") {
+        by_event.entry(&delivery.guid).or_default().push(delivery);
+    }
+    let mut due: Vec<&DeliverySummary> = by_event
+        .into_values()
+        .filter(|attempts| attempts.len() < MAX_ATTEMPTS && !attempts.iter().any(|d| (200..300).contains(&d.status_code)))
+        .filter_map(|attempts| attempts.into_iter().max_by_key(|d| (d.delivered_at, d.id)))
+        .collect();
+    due.sort_by_key(|d| (d.delivered_at, d.id));
+    due.into_iter().take(REDELIVERIES).map(|d| d.id).collect()
+}
+
+/// The event whose webhook never came.
+fn synthetic(repo: &Repo, job: RunJob) -> WorkflowJobEvent {
+    WorkflowJobEvent {
+        action: Action::Queued,
+        job_id: job.id,
+        run_id: job.view.run_id,
+        run_attempt: job.view.run_attempt,
+        name: job.name,
+        workflow_name: job.workflow_name.unwrap_or_default(),
+        head_branch: job.head_branch.unwrap_or_default(),
+        labels: job.view.labels,
+        status: "queued".to_owned(),
+        conclusion: None,
+        created_at: job.view.created_at,
+        started_at: None,
+        completed_at: None,
+        runner_id: None,
+        runner_name: None,
+        runner_group_id: None,
+        html_url: job.html_url.unwrap_or_default(),
+        repo: repo.clone(),
+        private: false,
+        installation_id: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(id: u64, guid: &str, status_code: u16) -> DeliverySummary {
+        DeliverySummary {
+            id,
+            guid: guid.to_owned(),
+            event: "workflow_job".to_owned(),
+            status_code,
+            delivered_at: Timestamp::from_second(i64::try_from(id).unwrap_or(0)).expect("in range"),
+            redelivery: id > 100,
+        }
+    }
+
+    #[test]
+    fn only_events_that_never_arrived_are_asked_for_and_by_their_newest_attempt() {
+        let deliveries = [
+            delivery(1, "lost", 502),
+            delivery(101, "lost", 504),
+            delivery(2, "arrived late", 500),
+            delivery(102, "arrived late", 202),
+            delivery(3, "arrived", 200),
+            delivery(4, "hopeless", 500),
+            delivery(104, "hopeless", 500),
+            delivery(204, "hopeless", 500),
+            delivery(5, "fresh", 0),
+        ];
+        assert_eq!(to_redeliver(&deliveries), [5, 101]);
+    }
+
+    #[test]
+    fn other_events_are_left_alone() {
+        let mut ping = delivery(1, "ping", 500);
+        "ping".clone_into(&mut ping.event);
+        assert!(to_redeliver(&[ping]).is_empty());
+    }
+}

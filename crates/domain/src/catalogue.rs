@@ -1,1 +1,0 @@
-//! The instance types that exist.

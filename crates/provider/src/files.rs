@@ -1,0 +1,49 @@
+//! Files that are whole or absent, whatever dies when.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Names of unfinished files start with this; readers of a directory skip them.
+pub const UNFINISHED: &str = ".new-";
+
+/// Replaces `path` with `content`, mode 0600, durable on return. A reader sees the old or the new content, never a
+/// mixture. Blocking.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file's path"));
+    };
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let unfinished = dir.join(format!("{UNFINISHED}{}-{number}-{}", std::process::id(), name.to_string_lossy()));
+    let written = write(&unfinished, content).and_then(|()| fs::rename(&unfinished, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    written?;
+    File::open(dir)?.sync_all()
+}
+
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    // A crashed process with our pid may have left the name behind; its content is nobody's.
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Removes a file; one that is not there is fine. Blocking.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Creates a directory and its parents, the last with mode 0700. Blocking.
+pub fn private_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}

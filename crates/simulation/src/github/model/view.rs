@@ -1,0 +1,280 @@
+//! The JSON GitHub answers and sends: its documented field names, filled with what the model knows.
+//!
+//! Sources: "REST API endpoints for workflow jobs", "… for workflow runs", "… for self-hosted runners",
+//! "… for GitHub App webhooks", and "Webhook events and payloads: `workflow_job`".
+
+use domain::clock::Timestamp;
+use domain::ids::{JobId, Repo, RunId, RunnerId};
+use serde_json::{Value, json};
+
+use super::jobs::RunFilter;
+use super::records::{Job, OwnerKind, Repository, Run, Runner, Status};
+use super::{Delivery, Model, Refusal};
+
+/// Which part of a list: GitHub's `page` (from 1) and `per_page` (1 to 100).
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// Counted from 1.
+    pub number: usize,
+    /// Items on a page.
+    pub size: usize,
+}
+
+impl Page {
+    fn of(self, items: Vec<Value>, list: &str) -> Listing {
+        let total = items.len();
+        let start = self.number.saturating_sub(1).saturating_mul(self.size);
+        let rest = items.into_iter().skip(start);
+        let shown: Vec<Value> = rest.take(self.size).collect();
+        Listing { more: start + shown.len() < total, body: json!({ "total_count": total, list: shown }) }
+    }
+}
+
+/// One page of a list.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    /// The answer.
+    pub body: Value,
+    /// Whether another page follows.
+    pub more: bool,
+}
+
+/// An instant in GitHub's format: UTC, whole seconds.
+pub fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+impl Model {
+    /// `GET …/actions/jobs/{id}`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn job(&self, repo: &Repo, id: JobId) -> Result<Value, Refusal> {
+        let job = self.job_in(repo, id)?;
+        Ok(self.job_json(self.run_in(repo, job.run)?, job))
+    }
+
+    /// `GET …/actions/runs/{id}`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn run(&self, repo: &Repo, id: RunId) -> Result<Value, Refusal> {
+        Ok(self.run_json(self.run_in(repo, id)?))
+    }
+
+    /// `GET …/actions/runs`, newest first.
+    ///
+    /// # Errors
+    /// `NotFound` without the repository.
+    pub fn runs(&self, repo: &Repo, filter: RunFilter, page: Page) -> Result<Listing, Refusal> {
+        let repo = &self.repository(repo)?.repo;
+        let wanted = |run: &&Run| match filter {
+            RunFilter::All => true,
+            RunFilter::Status(status) => self.run_status(run.id) == Some(status),
+            RunFilter::Conclusion(conclusion) => self.run_conclusion(run.id) == Some(conclusion),
+        };
+        let runs = self.runs.values().rev().filter(|r| r.repo == *repo).filter(wanted);
+        Ok(page.of(runs.map(|r| self.run_json(r)).collect(), "workflow_runs"))
+    }
+
+    /// `GET …/actions/runs/{id}/jobs`, of the latest attempt or of all of them.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn jobs_of_run(&self, repo: &Repo, id: RunId, all: bool, page: Page) -> Result<Listing, Refusal> {
+        let run = self.run_in(repo, id)?;
+        let earlier = run.earlier.iter().filter(|_| all);
+        let jobs = earlier.chain(&run.latest).filter_map(|id| self.jobs.get(id));
+        Ok(page.of(jobs.map(|j| self.job_json(run, j)).collect(), "jobs"))
+    }
+
+    /// `GET …/actions/runners/{id}`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn runner(&self, repo: &Repo, id: RunnerId, now: Timestamp) -> Result<Value, Refusal> {
+        self.runner_in(repo, id).map(|r| self.runner_json(r, now))
+    }
+
+    /// `GET …/actions/runners`, all or the one with this name.
+    ///
+    /// # Errors
+    /// `NotFound` without the repository.
+    pub fn runners(&self, repo: &Repo, name: Option<&str>, page: Page, now: Timestamp) -> Result<Listing, Refusal> {
+        let repo = &self.repository(repo)?.repo;
+        let wanted = |r: &&Runner| r.registered && r.repo == *repo && name.is_none_or(|n| r.name == n);
+        let runners = self.runners.values().filter(wanted).map(|r| self.runner_json(r, now));
+        Ok(page.of(runners.collect(), "runners"))
+    }
+
+    /// The summary of a delivery, as lists show it.
+    pub fn delivery_json(&self, delivery: &Delivery) -> Value {
+        json!({
+            "id": delivery.id,
+            "guid": delivery.webhook.guid,
+            "delivered_at": delivery.delivered_at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+            "redelivery": delivery.webhook.redelivery,
+            "duration": delivery.attempt.duration,
+            "status": delivery.attempt.status,
+            "status_code": delivery.attempt.status_code,
+            "event": delivery.webhook.event,
+            "action": delivery.webhook.action,
+            "installation_id": self.settings.installation_id,
+            "repository_id": null,
+            "throttled_at": null,
+        })
+    }
+
+    /// `action` and payload of the `workflow_job` webhook about the job as it stands.
+    pub(super) fn job_event(&self, id: JobId) -> Option<(&'static str, Value)> {
+        let job = self.jobs.get(&id)?;
+        let run = self.runs.get(&job.run)?;
+        let repository = self.repository(&run.repo).ok()?;
+        let action = job.status().as_str();
+        let mut payload = json!({
+            "action": action,
+            "workflow_job": self.job_json(run, job),
+            "repository": self.repository_json(repository),
+            "sender": self.account_json(repository.repo.owner(), OwnerKind::User),
+            "installation": { "id": self.settings.installation_id, "node_id": "SU5TVA==" },
+        });
+        if repository.owner == OwnerKind::Organization {
+            payload["organization"] = json!({
+                "login": repository.repo.owner(),
+                "id": 1,
+                "node_id": "T1JH",
+                "url": format!("{}/orgs/{}", self.settings.api_url, repository.repo.owner()),
+                "description": null,
+            });
+        }
+        Some((action, payload))
+    }
+
+    fn job_json(&self, run: &Run, job: &Job) -> Value {
+        let base = format!("{}/repos/{}", self.settings.api_url, run.repo);
+        let (served, ended) = (job.served.as_ref(), job.ended.as_ref());
+        let begun = served.map_or(job.created_at, |s| s.at);
+        let group = served.map(|_| 1);
+        let steps: Vec<Value> = served
+            .map(|s| {
+                json!({
+                    "name": "Run the job",
+                    "status": job.status().as_str(),
+                    "conclusion": ended.map(|e| e.conclusion.as_str()),
+                    "number": 1,
+                    "started_at": time(s.at),
+                    "completed_at": ended.map(|e| time(e.at)),
+                })
+            })
+            .into_iter()
+            .collect();
+        json!({
+            "id": job.id,
+            "run_id": run.id,
+            "workflow_name": "Simulated",
+            "head_branch": "main",
+            "run_url": format!("{base}/actions/runs/{}", run.id),
+            "run_attempt": job.attempt,
+            "node_id": format!("CR_{}", job.id),
+            "head_sha": head_sha(run),
+            "url": format!("{base}/actions/jobs/{}", job.id),
+            "html_url": format!("{}/{}/actions/runs/{}/job/{}", self.settings.api_url, run.repo, run.id, job.id),
+            "status": job.status().as_str(),
+            "conclusion": ended.map(|e| e.conclusion.as_str()),
+            "created_at": time(job.created_at),
+            "started_at": time(begun),
+            "completed_at": ended.map(|e| time(e.at)),
+            "name": job.name,
+            "steps": steps,
+            "check_run_url": format!("{base}/check-runs/{}", job.id),
+            "labels": job.labels,
+            "runner_id": served.map(|s| s.id),
+            "runner_name": served.map(|s| s.name.as_str()),
+            "runner_group_id": group,
+            "runner_group_name": group.map(|_| "Default"),
+        })
+    }
+
+    fn run_json(&self, run: &Run) -> Value {
+        let url = format!("{}/repos/{}/actions/runs/{}", self.settings.api_url, run.repo, run.id);
+        let status = self.run_status(run.id).unwrap_or(Status::Queued);
+        json!({
+            "id": run.id,
+            "name": "Simulated",
+            "node_id": format!("WFR_{}", run.id),
+            "head_branch": "main",
+            "head_sha": head_sha(run),
+            "path": ".github/workflows/simulated.yml",
+            "display_title": format!("Simulated run {}", run.number),
+            "run_number": run.number,
+            "event": "push",
+            "status": status.as_str(),
+            "conclusion": self.run_conclusion(run.id).map(|c| c.as_str()),
+            "workflow_id": 1,
+            "url": url,
+            "html_url": format!("{}/{}/actions/runs/{}", self.settings.api_url, run.repo, run.id),
+            "pull_requests": [],
+            "created_at": time(run.created_at),
+            "updated_at": time(run.updated_at),
+            "run_started_at": time(run.created_at),
+            "run_attempt": run.attempt,
+            "jobs_url": format!("{url}/jobs"),
+            "cancel_url": format!("{url}/cancel"),
+            "rerun_url": format!("{url}/rerun"),
+            "repository": self.repository(&run.repo).map_or(Value::Null, |r| self.repository_json(r)),
+        })
+    }
+
+    /// A registration as the REST API shows it. `status` and `busy` are advisory there, and here.
+    fn runner_json(&self, runner: &Runner, now: Timestamp) -> Value {
+        let label = |(i, name): (usize, &String)| json!({ "id": i + 1, "name": name, "type": "custom" });
+        let online = runner.session.is_some();
+        json!({
+            "id": runner.id,
+            "name": runner.name,
+            "runner_group_id": runner.group_id,
+            "os": if online { "Linux" } else { "unknown" },
+            "status": if online { "online" } else { "offline" },
+            "busy": runner.shows_busy(now, self.settings.busy_lag),
+            "ephemeral": true,
+            "labels": runner.labels.iter().enumerate().map(label).collect::<Vec<_>>(),
+        })
+    }
+
+    fn repository_json(&self, repository: &Repository) -> Value {
+        let Repository { id, repo, owner } = repository;
+        json!({
+            "id": id,
+            "node_id": format!("R_{id}"),
+            "name": repo.name(),
+            "full_name": repo.as_str(),
+            "private": true,
+            "owner": self.account_json(repo.owner(), *owner),
+            "html_url": format!("{}/{repo}", self.settings.api_url),
+            "description": null,
+            "fork": false,
+            "url": format!("{}/repos/{repo}", self.settings.api_url),
+            "archived": false,
+            "disabled": false,
+            "visibility": "private",
+            "default_branch": "main",
+        })
+    }
+
+    /// An account, as it appears inside other objects.
+    pub fn account_json(&self, login: &str, kind: OwnerKind) -> Value {
+        json!({
+            "login": login,
+            "id": 1,
+            "node_id": "QUNDT1VOVA==",
+            "url": format!("{}/users/{login}", self.settings.api_url),
+            "html_url": format!("{}/{login}", self.settings.api_url),
+            "type": kind.as_str(),
+            "site_admin": false,
+        })
+    }
+}
+
+fn head_sha(run: &Run) -> String {
+    format!("{:040x}", run.id.get())
+}

@@ -93,13 +93,8 @@ impl Job {
             .spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let process = pid.and_then(ProcessId::of).ok_or_else(|| std::io::Error::other("it vanished at once"))?;
-        let job = Self {
-            process,
-            dir: launch.dir.to_owned(),
-            spawned_at,
-            machine: launch.machine,
-            stopping: Arc::default(),
-        };
+        let job =
+            Self { process, dir: launch.dir.to_owned(), spawned_at, machine: launch.machine, stopping: Arc::default() };
         Ok((job, child))
     }
 
@@ -190,12 +185,7 @@ fn exit(status: ExitStatus) -> Exit {
     }
 }
 
-async fn read(
-    mut stream: impl AsyncRead + Unpin,
-    name: &'static str,
-    inputs: Option<mpsc::Sender<Input>>,
-    log: Log,
-) {
+async fn read(mut stream: impl AsyncRead + Unpin, name: &'static str, inputs: Option<mpsc::Sender<Input>>, log: Log) {
     let mut buffer = vec![0; crate::output::PIECE];
     let (mut lines, mut news) = (Lines::default(), News::default());
     loop {

@@ -74,7 +74,9 @@ impl Sender {
 
 #[cfg(feature = "local")]
 async fn spooled(spool: PathBuf, body: String, hint: String) -> std::io::Result<()> {
-    tokio::task::spawn_blocking(move || queue::spool::send(&spool, &body, &hint)).await.map_err(std::io::Error::other)?
+    tokio::task::spawn_blocking(move || queue::spool::send(&spool, &body, &hint))
+        .await
+        .map_err(std::io::Error::other)?
 }
 
 #[cfg(not(feature = "local"))]

@@ -312,11 +312,8 @@ impl Shell {
         self.state.instance_id = self.parts.environment.key.to_string();
         self.state.claimed_at = Some(self.parts.clock.now());
         self.reach(Phase::Claimed);
-        let (environment, cancel, log) =
-            (self.parts.environment.clone(), self.cancel.clone(), self.parts.log.clone());
-        self.tasks.spawn(async move {
-            Done::Prepared(runner::prepare(&environment, &document, cancel, &log).await)
-        });
+        let (environment, cancel, log) = (self.parts.environment.clone(), self.cancel.clone(), self.parts.log.clone());
+        self.tasks.spawn(async move { Done::Prepared(runner::prepare(&environment, &document, cancel, &log).await) });
     }
 
     fn spawn(&mut self) -> Result<(), String> {

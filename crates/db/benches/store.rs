@@ -1,6 +1,7 @@
 //! What a job costs the store: accepting it (one conditional create), and one pinned step, as a claim is.
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
+#![allow(clippy::expect_used, reason = "a benchmark that cannot run has nothing to say")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,12 +30,10 @@ fn store(c: &mut Criterion) {
         });
         c.bench_function(&format!("claim/{name}"), |bencher| {
             bencher.to_async(&runtime).iter_custom(|rounds| {
-                let jobs = jobs.clone();
-                let mut job = runtime.block_on(async {
-                    let job = accepted(next.fetch_add(1, Ordering::Relaxed));
-                    jobs.create(&job).await.expect("allowed").applied().expect("a new id")
-                });
+                let (jobs, next) = (&jobs, &next);
                 async move {
+                    let job = accepted(next.fetch_add(1, Ordering::Relaxed));
+                    let mut job = jobs.create(&job).await.expect("allowed").applied().expect("a new id");
                     let start = tokio::time::Instant::now();
                     for round in 0..rounds {
                         let step = claimed(job.id.get(), &format!("{round:032x}"));

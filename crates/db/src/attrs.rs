@@ -90,6 +90,7 @@ impl Row {
     pub(crate) fn put(&mut self, name: &str, value: impl Into<Value>) {
         self.0.insert(name.to_owned(), value.into());
     }
+    #[allow(clippy::needless_pass_by_value, reason = "takes options of references and of new texts alike")]
     pub(crate) fn text<T: AsRef<str>>(&mut self, name: &str, text: Option<T>) {
         if let Some(text) = text.as_ref().map(AsRef::as_ref).filter(|text| !text.is_empty()) {
             self.put(name, text);

@@ -15,6 +15,7 @@
 
 pub mod attempt;
 mod binding;
+mod boot;
 pub mod context;
 pub mod http;
 pub mod ingest;

@@ -1,6 +1,8 @@
 //! The webhook reader against every `workflow_job` example that GitHub's community publishes, GitHub Enterprise
 //! Server's included.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail it")]
+
 mod support;
 
 use std::fs;

@@ -59,7 +59,7 @@ pub struct Handle(pub String);
 /// How full a queue is; approximate on some back ends, `None` where unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Depth {
-    /// Deliverable now.
+    /// Stored and not in flight, those behind their group's head included.
     pub visible: Option<u64>,
     /// Delivered and not yet acked.
     pub in_flight: Option<u64>,

@@ -1,1 +1,36 @@
-fn main() {}
+//! `runs-fleet-server`: GitHub Actions jobs on your own machines. See `--help`, or the README.
+
+mod back_ends;
+mod cli;
+mod commands;
+mod http;
+#[cfg(feature = "local")]
+mod local;
+mod observe;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    #[cfg(feature = "local")]
+    if let Some(code) = local::machine_side() {
+        return code;
+    }
+    let result = match Cli::parse().command {
+        Command::Serve(options) => serve::main(&options),
+        #[cfg(feature = "local")]
+        Command::Local(options) => local::main(options),
+        Command::CheckConfig(options) => commands::check_config(&options),
+        Command::Labels(options) => commands::labels(&options),
+        Command::Why(options) => commands::why(&options),
+        Command::Healthcheck => commands::healthcheck(),
+    };
+    result.unwrap_or_else(|error| {
+        cli::complain(&format!("runs-fleet-server: {error:#}"));
+        ExitCode::FAILURE
+    })
+}

@@ -30,7 +30,8 @@ fn the_job_sees_nothing_of_ours_and_everything_else() {
         "CREDENTIALS_DIRECTORY",
         "WATCHDOG_USEC",
     ];
-    let kept = ["PATH", "LANG", "AWS_REGION", "AGENT_TOOLSDIRECTORY", "DOCKER_HOST", "RUNNER_X", "https_proxy", "FAKE_X"];
+    let kept =
+        ["PATH", "LANG", "AWS_REGION", "AGENT_TOOLSDIRECTORY", "DOCKER_HOST", "RUNNER_X", "https_proxy", "FAKE_X"];
     let all: Vec<(&str, &str)> = denied.iter().chain(&kept).map(|name| (*name, "v")).collect();
     let env = job_env(&all, &[], "anit");
     for name in denied {

@@ -11,12 +11,7 @@ use crate::log::Log;
 fn sender(spool: &std::path::Path) -> Sender {
     let log = Log::new(Arc::new(SystemClock));
     log.hide("hunter2-hunter2");
-    Sender {
-        spool: Some(spool.to_owned()),
-        retry_base: Duration::from_millis(1),
-        clock: Arc::new(SystemClock),
-        log,
-    }
+    Sender { spool: Some(spool.to_owned()), retry_base: Duration::from_millis(1), clock: Arc::new(SystemClock), log }
 }
 
 #[tokio::test]

@@ -20,14 +20,8 @@ use crate::job::DIAG;
 use crate::log::Log;
 
 /// Registration of a runner; a leftover would be somebody else's.
-const REGISTRATION: [&str; 6] = [
-    ".credentials",
-    ".credentials_migrated",
-    ".credentials_rsaparams",
-    ".runner",
-    ".runner_migrated",
-    ".service",
-];
+const REGISTRATION: [&str; 6] =
+    [".credentials", ".credentials_migrated", ".credentials_rsaparams", ".runner", ".runner_migrated", ".service"];
 /// The runner's environment file.
 const DOTENV: &str = ".env";
 /// Where jobs work.

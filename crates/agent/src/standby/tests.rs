@@ -95,9 +95,12 @@ async fn faults_never_end_the_wait() {
 async fn used_hand_overs_are_waited_out() {
     let used = document("used");
     let consumed = [fingerprint(&used)];
-    let (outcome, _) = standby(&consumed, move |now| Ok(Some(if now < 50 { used.clone() } else { document("new") }))).await;
+    let (outcome, _) =
+        standby(&consumed, move |now| Ok(Some(if now < 50 { used.clone() } else { document("new") }))).await;
     match outcome {
-        Outcome::Found(found, print) => assert_eq!((found.dispatch_id.as_str(), print), ("new", fingerprint(&document("new")))),
+        Outcome::Found(found, print) => {
+            assert_eq!((found.dispatch_id.as_str(), print), ("new", fingerprint(&document("new"))));
+        }
         other => panic!("{other:?}"),
     }
 }

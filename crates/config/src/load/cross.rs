@@ -128,7 +128,7 @@ impl Loader<'_> {
         let region = self.text("AWS_REGION");
         for (name, url) in &urls {
             let host = Url::parse(url).ok().and_then(|url| url.host_str().and_then(sqs_region));
-            if let (Some(host), Some(region)) = (host, region.as_deref().filter(|region| *region != ""))
+            if let (Some(host), Some(region)) = (host, region.as_deref())
                 && host != region
             {
                 self.problem(Code::WarnFormat, &[name, "AWS_REGION"], format!("is in {host}, not in {region}"));

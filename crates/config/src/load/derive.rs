@@ -109,7 +109,7 @@ impl Loader<'_> {
                 "disabled"
             },
             tracing: v.on("RUNS_FLEET_TRACING_ENABLED") && endpoint.is_some(),
-            tracing_endpoint: endpoint.map(|e| crate::parse::without_userinfo(&e)),
+            tracing_endpoint: endpoint,
             environment: text("RUNS_FLEET_ENV").or_else(|| text("RUNS_FLEET_ENVIRONMENT")),
             oidc_redirect_url: if oidc { text("RUNS_FLEET_ADMIN_OIDC_REDIRECT_URL") } else { None },
             replica_id: text("RUNS_FLEET_INSTANCE_ID").unwrap_or_default(),

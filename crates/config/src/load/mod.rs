@@ -19,6 +19,8 @@ use crate::registry::{AGENT_SECRETS, Scope, Variable, variables};
 
 /// Shorter secrets are not searched for in texts: they would blank out ordinary words.
 const MIN_SECRET: usize = 8;
+/// What stands for a secret.
+const REDACTED: &str = "<redacted>";
 
 /// What came of the environment.
 pub struct Loaded {
@@ -65,6 +67,15 @@ pub struct Effective {
     pub oidc_redirect_url: Option<String>,
     /// This replica's name.
     pub replica_id: String,
+}
+
+impl Effective {
+    fn texts(&mut self) -> impl Iterator<Item = &mut String> {
+        let optional =
+            [&mut self.cache_url, &mut self.tracing_endpoint, &mut self.environment, &mut self.oidc_redirect_url];
+        let lists = self.default_subnets.iter_mut().chain(&mut self.private_subnets);
+        lists.chain(optional.into_iter().flatten()).chain([&mut self.replica_id])
+    }
 }
 
 impl Loaded {
@@ -126,15 +137,19 @@ fn finish(problems: &mut Vec<Problem>) {
     problems.dedup();
 }
 
+/// `text` with every secret cut out of it.
 fn scrubbed(secrets: &[SecretString], text: &str) -> String {
     let mut text = text.to_owned();
-    for secret in secrets.iter().map(|s| s.expose_secret()).filter(|s| s.len() >= MIN_SECRET) {
+    let searched = || secrets.iter().map(|s| s.expose_secret()).filter(|s| s.len() >= MIN_SECRET);
+    for secret in searched() {
         // A message quotes values escaped, so a secret is looked for in both forms.
         for form in [secret.to_owned(), secret.escape_debug().to_string()] {
-            text = text.replace(&form, "<redacted>");
+            text = text.replace(&form, REDACTED);
         }
     }
-    text
+    // A secret with escapes in it may come into being only when the text is written as JSON.
+    let written = Json::from(text.as_str()).to_string();
+    if searched().any(|secret| written.contains(secret)) { REDACTED.to_owned() } else { text }
 }
 
 /// The parsed values, by name.
@@ -239,10 +254,16 @@ impl<'a> Loader<'a> {
         self.problems.push(Problem::new(code, variables, message));
     }
 
+    fn know(&mut self, secret: &str) {
+        if self.secrets.iter().all(|known| known.expose_secret() != secret) {
+            self.secrets.push(secret.into());
+        }
+    }
+
     fn run(mut self) -> Loaded {
         for name in variables().filter(|v| v.kind.is_secret()).map(|v| v.name).chain(AGENT_SECRETS.iter().copied()) {
             if let Some(secret) = self.raw(name).filter(|text| Reference::parse(text).is_none()) {
-                self.secrets.push(secret.trim_ascii().into());
+                self.know(secret.trim_ascii());
             }
         }
         let applicable: Vec<_> = variables().filter(|v| self.in_mode(v)).collect();
@@ -317,7 +338,7 @@ impl<'a> Loader<'a> {
         match text {
             Ok(text) => {
                 if Reference::parse(text.expose_secret()).is_none() {
-                    self.secrets.push(text.expose_secret().trim_ascii().into());
+                    self.know(text.expose_secret().trim_ascii());
                 }
                 self.from_files.insert(variable.name, text);
             }
@@ -364,7 +385,7 @@ impl<'a> Loader<'a> {
         }
         if let Some(value) = value {
             if let Value::Secret(secret) = &value {
-                self.secrets.push(secret.clone());
+                self.know(secret.expose_secret());
             }
             self.values.map.insert(name, value);
         }
@@ -400,15 +421,8 @@ impl<'a> Loader<'a> {
         let config = (!errors && references.is_empty()).then(|| {
             Config::build(&self.values, self.served.mode, self.served.ec2, self.served.k8s, self.local, &effective)
         });
-        for text in [
-            &mut effective.cache_url,
-            &mut effective.tracing_endpoint,
-            &mut effective.oidc_redirect_url,
-            &mut effective.environment,
-        ] {
-            *text = text.take().map(|t| scrubbed(&self.secrets, &t));
-        }
-        effective.replica_id = scrubbed(&self.secrets, &effective.replica_id);
+        let show = |text: &mut String| *text = scrubbed(&self.secrets, &parse::without_userinfo(text));
+        effective.texts().for_each(show);
         let endpoints =
             self.env.iter().filter(|(name, value)| name.starts_with("AWS_ENDPOINT_URL") && !value.trim().is_empty());
         let endpoint_overrides = endpoints

@@ -194,7 +194,7 @@ fn typed(variable: &Variable, raw: &str, findings: &mut Findings) -> Option<Valu
     }
 }
 
-fn bounds<T: std::fmt::Display + PartialEq>(min: T, max: T, unbounded: T) -> String {
+fn bounds<T: std::fmt::Display + PartialEq + Copy>(min: T, max: T, unbounded: T) -> String {
     if max == unbounded { format!("{min} or more") } else { format!("between {min} and {max}") }
 }
 

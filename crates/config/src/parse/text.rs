@@ -117,7 +117,7 @@ texts! {
         const TAKEN: [&str; 8] =
             ["/webhook", "/health", "/ready", "/api", "/admin", "/_apis", "/_artifacts", "/twirp"];
         let under = |taken: &&str| s.strip_prefix(*taken).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        s.starts_with('/') && !s.contains(['?', '#']) && !s.contains(char::is_whitespace) && !TAKEN.iter().any(|t| under(&t))
+        s.starts_with('/') && !s.contains(['?', '#']) && !s.contains(char::is_whitespace) && !TAKEN.iter().any(under)
     };
     endpoint: Invalid, "must be host:port or an http(s) URL", |s| {
         let mut ignored = Findings::default();
@@ -179,15 +179,22 @@ fn is_ecr_image(s: &str) -> bool {
 }
 
 pub(crate) fn trim_slash(value: Value, _: &mut Findings) -> Value {
-    Value::Text(value.as_text().trim_end_matches('/').to_owned())
+    map_text(value, |text| text.trim_end_matches('/'))
+}
+
+fn map_text(value: Value, f: impl Fn(&str) -> &str) -> Value {
+    match value {
+        Value::Text(text) => Value::Text(f(&text).to_owned()),
+        other => other,
+    }
 }
 
 pub(crate) fn base_path(value: Value, findings: &mut Findings) -> Value {
-    let path = value.as_text().trim_matches('/');
-    if path.is_empty() {
+    let value = map_text(value, |path| path.trim_matches('/'));
+    if value.as_text().is_empty() {
         findings.invalid("must name something besides '/'");
     }
-    Value::Text(path.to_owned())
+    value
 }
 
 pub(crate) fn path_prefix(value: Value, findings: &mut Findings) -> Value {

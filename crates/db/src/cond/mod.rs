@@ -1,6 +1,6 @@
 //! What the local back ends share: the one evaluator of conditions and updates, and the rules DynamoDB would enforce.
 //!
-//! Everything here is pure. [`plan`] takes the writes of one transaction and a way to read the rows they touch, and
+//! Everything here is pure. `plan` takes the writes of one transaction and a way to read the rows they touch, and
 //! answers either *lost* or the rows as they will be. A back end only reads rows, stores rows, and makes the two one
 //! atomic step; so what a condition means cannot differ between them.
 //!

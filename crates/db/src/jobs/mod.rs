@@ -106,7 +106,7 @@ impl Jobs {
             limit: limit.filter(|_| exact || before.is_none()),
             ..Query::of(STATUS_CREATED, state.as_str())
         };
-        let mut jobs = self.live(self.table.query(&JOBS, query).await?);
+        let mut jobs = self.live(&self.table.query(&JOBS, query).await?);
         jobs.retain(|job| before.is_none_or(|before| job.created_at < before));
         jobs.sort_by_key(|job| (job.created_at, job.id));
         jobs.truncate(limit.unwrap_or(usize::MAX));
@@ -118,7 +118,7 @@ impl Jobs {
         if instance.as_str().is_empty() {
             return Err(Error::Invalid("the machine has no id".to_owned()));
         }
-        let mut jobs = self.live(self.table.query(&JOBS, Query::of(INSTANCE_ID, instance.as_str())).await?);
+        let mut jobs = self.live(&self.table.query(&JOBS, Query::of(INSTANCE_ID, instance.as_str())).await?);
         jobs.sort_by_key(|job| std::cmp::Reverse((job.created_at, job.id)));
         Ok(jobs)
     }
@@ -132,7 +132,7 @@ impl Jobs {
         attrs::seconds(item, "ttl").is_none_or(|at| at > self.clock.now())
     }
 
-    fn live(&self, items: Vec<Item>) -> Vec<Job> {
+    fn live(&self, items: &[Item]) -> Vec<Job> {
         let readable = |item: &Item| match codec::decode(item) {
             Ok(job) => Some(job),
             Err(reason) => {

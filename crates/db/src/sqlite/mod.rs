@@ -10,6 +10,8 @@
 //! * **One process.** A lock file beside the store keeps a second writer out and frees itself when the process dies.
 //!   Other processes read through [`Sqlite::open_read_only`].
 //!
+//! It waits for real threads, so it does not belong under a paused clock: use [`crate::memory`] there.
+//!
 //! Secondary indexes are SQLite indexes over generated columns of the row's JSON, so they cannot disagree with it.
 
 use std::fs::File;
@@ -113,10 +115,11 @@ impl Sqlite {
 }
 
 fn gone() -> Error {
-    Error::Unavailable("the store's writer has ended".to_owned())
+    Error::Unavailable("no answer from the store's threads".to_owned())
 }
 
 /// SQLite's own answer; never our fault, always worth another try later.
+#[allow(clippy::needless_pass_by_value, reason = "the shape `map_err` wants")]
 fn failed(error: rusqlite::Error) -> Error {
     Error::Unavailable(error.to_string())
 }

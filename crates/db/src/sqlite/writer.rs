@@ -65,6 +65,7 @@ fn commit(connection: &mut Connection, group: Vec<Request>, now: i64) {
         Ok(()) => answers.into_iter().for_each(|(reply, answer)| drop(reply.send(answer))),
         // Nothing of the group is stored; those not answered here see their channel close.
         Err(error) => {
+            tracing::warn!(%error, "a group of writes was not stored");
             for (reply, _) in answers {
                 drop(reply.send(Err(Error::Unavailable(format!("not written: {error}")))));
             }

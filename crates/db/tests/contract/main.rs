@@ -8,7 +8,7 @@
 //! * [`file`] — the SQLite file: one process, newer layouts, damage, reading beside a writer.
 //! * [`crash`] — the SQLite file after `kill -9`.
 
-#![allow(clippy::disallowed_methods, reason = "tests may own their tasks loosely")]
+#![allow(clippy::expect_used, reason = "tests")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

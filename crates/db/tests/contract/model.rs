@@ -223,9 +223,8 @@ fn apply(mut row: Item, update: Update) -> Option<Item> {
         return None;
     }
     for (name, by) in add {
-        let sum = match (number(row.get(&name).unwrap_or(&Value::N(0)))?, number(&by)?) {
-            (a, b) => a + b,
-        };
+        let (a, b) = (number(row.get(&name).unwrap_or(&Value::N(0)))?, number(&by)?);
+        let sum = a + b;
         row.insert(name, whole(&Value::F(sum)));
     }
     for (name, value) in set_if_absent {

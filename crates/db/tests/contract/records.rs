@@ -160,7 +160,7 @@ async fn empty_index_attributes_are_never_written() {
     for back in back_ends() {
         let jobs = jobs(&back);
         let bound = created(&jobs, launched(1, "t", "i-1")).await;
-        assert_eq!(jobs.by_instance(&"i-1".into()).await.expect("an answer"), [bound.clone()]);
+        assert_eq!(jobs.by_instance(&"i-1".into()).await.expect("an answer"), std::slice::from_ref(&bound));
         let released = jobs.write(&bound, step(&bound, accepted(1))).await.expect("allowed").applied().expect("ours");
         let row = back.table.get(&JOBS, &Value::N(1)).await.expect("an answer").expect("a row");
         for name in ["instance_id", "pool", "lease_token"] {
@@ -188,7 +188,7 @@ async fn a_commit_is_all_or_nothing() {
         let done = jobs.commit(bind(&job)).await.expect("allowed").applied().expect("ours");
         assert_eq!(Some(&done.jobs[0]), read(&jobs, 1).await.as_ref(), "{}", back.name);
         let runner = runners.get(&"i-1".into()).await.expect("an answer").expect("a row");
-        assert_eq!(done.runners, [runner.clone()]);
+        assert_eq!(done.runners, std::slice::from_ref(&runner));
         assert_eq!((done.jobs[0].version, runner.version), (2, 1));
 
         // The job has moved: the runner of another machine is not written either.
@@ -342,6 +342,14 @@ async fn listings_are_newest_first_filtered_and_paged() {
         assert_eq!(list(pool).await, (newest(|n| n % 2 == 1 && n % 3 == 0), 5));
         let repo = JobFilter { repo: "org/other".parse().ok(), limit: 2, ..launched.clone() };
         assert_eq!(list(repo).await, (vec![25, 15], 3));
+        let between = JobFilter { since: Some(at(10)), until: Some(at(20)), limit: 2, ..all.clone() };
+        assert_eq!(list(between.clone()).await, (vec![19, 18], 10));
+        let next = JobFilter { after: Some((at(18), JobId::new(18).expect("positive"))), ..between };
+        assert_eq!(list(next).await, (vec![17, 16], 10));
+        let text = JobFilter { text: Some("OTHER".to_owned()), limit: 2, ..all.clone() };
+        assert_eq!(list(text.clone()).await, (vec![30, 25], 6));
+        let next = JobFilter { after: Some((at(25), JobId::new(25).expect("positive"))), ..text };
+        assert_eq!(list(next).await, (vec![20, 15], 6));
         let machine = JobFilter { instance: Some("i-1".into()), limit: 1, offset: 1, ..all };
         assert_eq!(list(machine).await, (vec![27], 15), "{}", back.name);
     }

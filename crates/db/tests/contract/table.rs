@@ -32,6 +32,7 @@ async fn get(back: &BackEnd, name: &str) -> Option<Item> {
     back.table.get(&T, &key(name)).await.expect("an answer")
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the answer is over")]
 fn refused<X: std::fmt::Debug>(answer: Result<X, Error>) {
     assert!(matches!(answer, Err(Error::Invalid(_))), "{answer:?}");
 }

@@ -4,6 +4,7 @@
 //! answer is 200 once a record or a message exists, 503 when neither could be written.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -22,6 +23,9 @@ use crate::ingest::Ingested;
 
 const BAD_REQUEST: &str = "Bad request\n";
 const ACKNOWLEDGED: &str = "Event acknowledged\n";
+
+/// Bound on reading a body.
+const READ: Duration = Duration::from_secs(8);
 
 #[derive(Clone)]
 struct Ingest {
@@ -56,7 +60,8 @@ impl Ingest {
             return self.bad_request("signature_format");
         }
         // One byte over the limit is enough to know.
-        let Ok(body) = Limited::new(body, webhook::MAX_BODY).collect().await.map(|b| b.to_bytes()) else {
+        let read = tokio::time::timeout(READ, Limited::new(body, webhook::MAX_BODY).collect()).await;
+        let Ok(Ok(body)) = read.map(|body| body.map(|b| b.to_bytes())) else {
             return self.bad_request("body");
         };
         if webhook::verify(&self.secrets, signature, &body).is_err() {

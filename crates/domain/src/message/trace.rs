@@ -8,8 +8,11 @@ pub fn is_valid(value: &str) -> bool {
     let (Some(version), Some(trace), Some(span), Some(_flags)) = (next(2), next(32), next(16), next(2)) else {
         return false;
     };
-    let more = parts.next().is_some();
-    version != "ff" && !is_zero(trace) && !is_zero(span) && !(more && version == "00")
+    match version {
+        "ff" => false,
+        "00" if parts.next().is_some() => false,
+        _ => !is_zero(trace) && !is_zero(span),
+    }
 }
 
 /// The `traceparent` that says the same as the old pair, with the sampled flag set.

@@ -86,12 +86,14 @@ struct Budget {
 }
 
 pub(super) struct Budgets {
+    /// Changes a minute, per account.
+    pub(super) changes: usize,
     accounts: Mutex<LruCache<Account, Arc<Budget>>>,
 }
 
 impl Budgets {
     pub(super) fn new() -> Self {
-        Self { accounts: Mutex::new(LruCache::new(ACCOUNTS)) }
+        Self { changes: CHANGES, accounts: Mutex::new(LruCache::new(ACCOUNTS)) }
     }
 
     /// Waits, at most about two minutes in the worst case and normally not at all, until the request may go out.
@@ -111,7 +113,7 @@ impl Budgets {
             budget.take_sweep(now)?;
         }
         if !reads {
-            tokio::time::sleep_until(budget.next_change(now)?).await;
+            tokio::time::sleep_until(budget.next_change(self.changes, now)?).await;
         }
         let place = tokio::time::timeout(LONGEST_WAIT, Arc::clone(&budget.places).acquire_owned()).await;
         match place {
@@ -190,19 +192,19 @@ impl Budget {
         Ok(())
     }
 
-    /// Reserves the earliest start at which no minute sees more than [`CHANGES`] changes.
-    fn next_change(&self, now: Timestamp) -> Result<Instant, Held> {
+    /// Reserves the earliest start at which no minute sees more than `most` changes.
+    fn next_change(&self, most: usize, now: Timestamp) -> Result<Instant, Held> {
         let mut changes = lock(&self.changes);
         let instant = Instant::now();
         let start = match changes.front() {
-            Some(oldest) if changes.len() >= CHANGES => instant.max(*oldest + WINDOW),
+            Some(oldest) if changes.len() >= most => instant.max(*oldest + WINDOW),
             _ => instant,
         };
         let wait = start.saturating_duration_since(instant);
         if wait > LONGEST_WAIT {
             return Err(Held { until: after(now, wait), why: "too many changes this minute" });
         }
-        if changes.len() >= CHANGES {
+        if changes.len() >= most {
             changes.pop_front();
         }
         changes.push_back(start);

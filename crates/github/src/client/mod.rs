@@ -108,6 +108,13 @@ impl Client {
         })
     }
 
+    /// Allows so many changes a minute instead of the 120 that GitHub's point limits allow: for a server without them.
+    #[must_use]
+    pub fn with_changes_per_minute(mut self, changes: usize) -> Self {
+        self.budgets.changes = changes.max(1);
+        self
+    }
+
     /// Counts and times every request in `metrics` from now on.
     #[must_use]
     pub fn with_metrics(mut self, metrics: Metrics) -> Self {

@@ -439,7 +439,8 @@ fn a_message_that_can_never_be_a_good_delivery_is_poison() {
     let base64 = ("Body-Encoding", "base64");
     let limit = "x".repeat(MAX_BODY);
     let over = format!("{limit}x");
-    let cases: &[(&[(&str, &str)], &str, Option<Poison>)] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, Option<Poison>);
+    let cases: &[Case<'_>] = &[
         (&[signature], "{}", Some(Poison::at(Reason::BadValue, "X-GitHub-Event"))),
         (&[event], "{}", Some(Reason::SignatureFormat.into())),
         (&[event, ("X-Hub-Signature-256", "")], "{}", Some(Reason::SignatureFormat.into())),

@@ -13,7 +13,7 @@ pub(crate) fn node_modules() -> PathBuf {
     let lock = dir.join("package-lock.json");
     let modules = dir.join("node_modules");
     let mutex = File::open(&lock).unwrap_or_else(|error| panic!("{}: {error}", lock.display()));
-    mutex.lock().expect("the lock file can be locked");
+    mutex.lock().unwrap_or_else(|error| panic!("{} cannot be locked: {error}", lock.display()));
     // npm writes this file last, so its presence means a complete installation.
     let installed = modified(&modules.join(".package-lock.json"));
     if installed < modified(&lock) {

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use domain::handover::HandOver as Document;
 use domain::ids::RunnerKey;
 
-use crate::handover::{Error, HandOver};
 use crate::files;
+use crate::handover::{Error, HandOver};
 
 /// The file back end of the hand-over port.
 #[derive(Debug, Clone)]

@@ -279,7 +279,7 @@ impl Inner {
         if request.spec.os.eq_ignore_ascii_case("windows") {
             return Err(Error::Invalid("local machines run Linux".to_owned()));
         }
-        let key = key(launch_id, index);
+        let key = key(&self.machines, launch_id, index);
         if let Some(slot) = self.slot(&key) {
             return Ok(slot.record().machine());
         }
@@ -382,9 +382,10 @@ impl Inner {
     }
 }
 
-/// The key of the `index`th machine of a launch; in EC2's form.
-fn key(launch_id: &LaunchId, index: usize) -> RunnerKey {
-    let digest = Sha256::digest(format!("{launch_id}\n{index}"));
+/// The key of the `index`th machine of a launch; in EC2's form. The root is part of it, because the marker is looked
+/// for on the whole computer: equal launch ids below two roots must not end each other's machines.
+fn key(machines: &Path, launch_id: &LaunchId, index: usize) -> RunnerKey {
+    let digest = Sha256::digest(format!("{}\n{launch_id}\n{index}", machines.display()));
     let mut key = format!("i-{}", hex::encode(digest));
     key.truncate(19);
     RunnerKey::new(key)

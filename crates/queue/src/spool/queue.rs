@@ -111,7 +111,8 @@ impl SpoolQueue {
         Ok((deliveries, seen.values().filter_map(until).min()))
     }
 
-    /// Body and time of a file; `None` when it is gone, or was set aside because no message can look like that.
+    /// Body and time of a file; `None` when it is gone, cannot be read, or was set aside because no message can
+    /// look like that.
     fn read(&self, name: &str) -> io::Result<Option<(String, Option<Timestamp>)>> {
         let path = self.dir.join(name);
         let read = fs::metadata(&path).and_then(|meta| {
@@ -128,7 +129,11 @@ impl SpoolQueue {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 self.set_aside(name, "neither text nor of a message's size").map(|()| None)
             }
-            Err(error) => Err(error),
+            // One unreadable file must not hold up the others; the next look tries it again.
+            Err(error) => {
+                tracing::warn!(queue = self.name, message_id = name, %error, "message cannot be read");
+                Ok(None)
+            }
         }
     }
 

@@ -28,6 +28,10 @@ const RETRY_EVERY: Duration = Duration::from_millis(500);
 const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the real `run.sh` prints, and agents look for.
+const SESSION_CONFLICT: &str = "Runner listener exit with Session Conflict error, stop the service, no retry needed.";
+const TERMINATED: &str = "Runner listener exit with terminated error, stop the service, no retry needed.";
+
 /// Why the runner stops without having finished a job.
 #[derive(Debug)]
 enum Stop {
@@ -93,35 +97,12 @@ async fn listen(started_ms: Option<u64>) -> Result<(), Stop> {
     let mut signals = Signals::install()?;
     say("\n√ Connected to GitHub\n");
     let hello = Hello { pid: Some(std::process::id()), process_started_ms: started_ms };
-    match signals.or(github.call("connect", &hello, CALL_TIMEOUT)).await??.0 {
-        StatusCode::OK => {}
-        StatusCode::CONFLICT => {
-            return Err(Stop::Refused(
-                "Runner listener exit with Session Conflict error, stop the service, no retry needed.",
-            ));
-        }
-        _ => {
-            return Err(Stop::Refused(
-                "Runner listener exit with terminated error, stop the service, no retry needed.",
-            ));
-        }
-    }
-    say(&format!("Current runner version: '{}'", env!("CARGO_PKG_VERSION")));
-    say(&format!("{}: Listening for Jobs", stamp()));
-    let (id, name, duration, outcome) = loop {
-        match signals.or(github.poll(None)).await {
-            Ok(word) => match word? {
-                Word::Job { id, name, duration_ms, outcome } => {
-                    break (id, name, Duration::from_millis(duration_ms), outcome);
-                }
-                Word::Gone => return Err(Stop::Deregistered),
-                Word::Nothing | Word::Cancel => {}
-            },
-            Err(stop) => {
-                // A courtesy: without it GitHub finds out by the silence.
-                let _ = github.call("disconnect", &(), CALL_TIMEOUT).await;
-                return Err(stop);
-            }
+    let Job { id, name, duration, outcome } = match signals.or(first_job(&github, &hello)).await {
+        Ok(job) => job?,
+        Err(stop) => {
+            // A courtesy: without it GitHub finds out by the silence.
+            let _ = github.call("disconnect", &(), CALL_TIMEOUT).await;
+            return Err(stop);
         }
     };
     say(&format!("{}: Running job: {name}", stamp()));
@@ -137,6 +118,33 @@ async fn listen(started_ms: Option<u64>) -> Result<(), Stop> {
     };
     say(&format!("{}: Job {name} completed with result: {result}", stamp()));
     Ok(())
+}
+
+struct Job {
+    id: JobId,
+    name: String,
+    duration: Duration,
+    outcome: Conclusion,
+}
+
+/// Opens the session and waits for what it was opened for.
+async fn first_job(github: &GitHub, hello: &Hello) -> Result<Job, Stop> {
+    match github.call("connect", hello, CALL_TIMEOUT).await?.0 {
+        StatusCode::OK => {}
+        StatusCode::CONFLICT => return Err(Stop::Refused(SESSION_CONFLICT)),
+        _ => return Err(Stop::Refused(TERMINATED)),
+    }
+    say(&format!("Current runner version: '{}'", env!("CARGO_PKG_VERSION")));
+    say(&format!("{}: Listening for Jobs", stamp()));
+    loop {
+        match github.poll(None).await? {
+            Word::Job { id, name, duration_ms, outcome } => {
+                return Ok(Job { id, name, duration: Duration::from_millis(duration_ms), outcome });
+            }
+            Word::Gone => return Err(Stop::Deregistered),
+            Word::Nothing | Word::Cancel => {}
+        }
+    }
 }
 
 /// Takes the job's time. `None` when GitHub concluded the job without us.

@@ -67,21 +67,12 @@ pub(super) fn build(
 
 /// Takes about `excess` bytes from the longest string; a line of many short fields loses its first one instead.
 fn shorten(fields: &mut Vec<(String, Value)>, excess: usize) {
-    let longest = fields.iter_mut().filter_map(|(_, v)| {
-        if let Value::String(s) = v {
-            Some(s)
-        } else {
-            None
-        }
-    });
+    let longest = fields.iter_mut().filter_map(|(_, v)| if let Value::String(s) = v { Some(s) } else { None });
     match longest.max_by_key(|s| s.len()) {
         Some(text) if text.len() > 2 * MIN_CUT => {
             // Escapes can make a character six bytes long, so this may take several rounds; each makes progress.
-            let keep = text.floor_char_boundary(
-                (text.len().saturating_sub(excess + 32))
-                    .max(text.len() / 2)
-                    .max(MIN_CUT),
-            );
+            let keep =
+                text.floor_char_boundary((text.len().saturating_sub(excess + 32)).max(text.len() / 2).max(MIN_CUT));
             let cut = text.len() - keep;
             text.truncate(keep);
             let _ = write!(text, "…(+{cut} bytes)");
@@ -101,22 +92,11 @@ fn json(now: Timestamp, level: Level, fields: &[(String, Value)]) -> String {
 }
 
 fn text(now: Timestamp, metadata: &Metadata<'_>, fields: &[(String, Value)]) -> String {
-    let message = fields
-        .last()
-        .and_then(|(_, value)| value.as_str())
-        .unwrap_or_default();
-    let mut line = format!(
-        "{now:.3} {:>5} {}: {}",
-        metadata.level(),
-        metadata.target(),
-        message.escape_debug()
-    );
+    let message = fields.last().and_then(|(_, value)| value.as_str()).unwrap_or_default();
+    let mut line = format!("{now:.3} {:>5} {}: {}", metadata.level(), metadata.target(), message.escape_debug());
     for (name, value) in fields.iter().rev().skip(1).rev() {
         // What is the same on every line, or said already, is noise to a person.
-        if !matches!(
-            name.as_str(),
-            "log_type" | "component" | "host" | "replica_id" | "version"
-        ) {
+        if !matches!(name.as_str(), "log_type" | "component" | "host" | "replica_id" | "version") {
             let _ = write!(line, " {name}={value}");
         }
     }
@@ -127,10 +107,7 @@ fn text(now: Timestamp, metadata: &Metadata<'_>, fields: &[(String, Value)]) -> 
 /// The part of the system a line comes from, by the module that wrote it.
 fn log_type(target: &str) -> &'static str {
     let mut path = target.split("::");
-    match (
-        path.next().unwrap_or_default(),
-        path.next().unwrap_or_default(),
-    ) {
+    match (path.next().unwrap_or_default(), path.next().unwrap_or_default()) {
         ("github", "webhook") | ("dispatch", "ingest") => "webhook",
         ("github", _) => "runner",
         ("dispatch", "signals") => "termination",
@@ -145,11 +122,9 @@ fn log_type(target: &str) -> &'static str {
         ("db", _) => "db",
         ("agent" | "runs_fleet_agent", _) => "agent",
         ("kube" | "kube_runtime" | "kube_client", _) => "k8s",
-        (
-            "config" | "coordinator" | "domain" | "server" | "runs_fleet_server" | "simulation"
-            | "telemetry",
-            _,
-        ) => "server",
+        ("config" | "coordinator" | "domain" | "server" | "runs_fleet_server" | "simulation" | "telemetry", _) => {
+            "server"
+        }
         (name, _) if name.starts_with("aws_") => "aws",
         _ => "stdlib",
     }

@@ -106,19 +106,11 @@ pub fn init(
     metrics: Metrics,
 ) -> Result<LogGuard, AlreadySet> {
     let (layer, guard) = layer(config, redactor, clock, metrics, std::io::stdout());
-    tracing_subscriber::registry()
-        .with(layer)
-        .try_init()
-        .map_err(|_| AlreadySet)?;
+    tracing_subscriber::registry().with(layer).try_init().map_err(|_| AlreadySet)?;
     // A panic's text passes the same redaction, and lands where the operator looks.
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string);
-        tracing::error!(
-            event = "task_panicked",
-            error = panic.payload_as_str(),
-            at,
-            "a task panicked"
-        );
+        tracing::error!(event = "task_panicked", error = panic.payload_as_str(), at, "a task panicked");
     }));
     Ok(guard)
 }
@@ -209,8 +201,7 @@ impl Lines {
     /// `None`: written less than a minute ago. Else how many repetitions were suppressed since.
     fn suppressed(&self, content: u64, now: Timestamp) -> Option<u64> {
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
-        let recent =
-            |at: Timestamp| (0..REPEAT_SECONDS).contains(&(now.as_second() - at.as_second()));
+        let recent = |at: Timestamp| (0..REPEAT_SECONDS).contains(&(now.as_second() - at.as_second()));
         match repeats.get_mut(&content) {
             Some((at, count)) if recent(*at) => {
                 *count += 1;
@@ -252,11 +243,7 @@ where
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
-        for span in context
-            .event_scope(event)
-            .into_iter()
-            .flat_map(|scope| scope.from_root())
-        {
+        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(outer) = span.extensions().get::<Fields>() {
                 fields.0.extend(outer.0.clone());
             }
@@ -266,23 +253,15 @@ where
         let now = self.clock.now();
         let level = *event.metadata().level();
         if level == Level::WARN {
-            let content = self.hash.hash_one((
-                event.metadata().callsite(),
-                Value::Object(fields.0.clone()).to_string(),
-            ));
+            let content =
+                self.hash.hash_one((event.metadata().callsite(), Value::Object(fields.0.clone()).to_string()));
             match self.suppressed(content, now) {
                 None => return,
                 Some(0) => {}
                 Some(count) => drop(fields.0.insert("suppressed_count".into(), count.into())),
             }
         }
-        let line = line::build(
-            &self.config,
-            &self.redactor,
-            now,
-            event.metadata(),
-            fields.0,
-        );
+        let line = line::build(&self.config, &self.redactor, now, event.metadata(), fields.0);
         let dropped = self.sink.push(line, level <= Level::WARN);
         for _ in 0..dropped {
             self.metrics.log_events_dropped(LogBackend::Stdout);

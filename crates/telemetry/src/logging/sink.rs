@@ -40,10 +40,7 @@ impl Sink {
     pub(super) fn push(&self, line: String, important: bool) -> u64 {
         let mut state = self.0.lock();
         if important && state.lines.len() >= QUEUE {
-            let room = self
-                .0
-                .drained
-                .wait_timeout_while(state, PATIENCE, |s| s.lines.len() >= QUEUE && !s.closed);
+            let room = self.0.drained.wait_timeout_while(state, PATIENCE, |s| s.lines.len() >= QUEUE && !s.closed);
             state = room.unwrap_or_else(PoisonError::into_inner).0;
         }
         if state.closed || state.lines.len() >= QUEUE {
@@ -88,32 +85,25 @@ impl Drop for LogGuard {
 pub(super) fn start(mut to: impl Write + Send + 'static) -> LogGuard {
     let shared = Arc::new(Shared::default());
     let theirs = shared.clone();
-    let writer = std::thread::Builder::new()
-        .name("log-writer".into())
-        .spawn(move || {
-            loop {
-                let state = theirs.lock();
-                let idle = theirs
-                    .filled
-                    .wait_while(state, |s| s.lines.is_empty() && !s.closed);
-                let mut state = idle.unwrap_or_else(PoisonError::into_inner);
-                let lines = std::mem::take(&mut state.lines);
-                let closed = state.closed;
-                drop(state);
-                theirs.drained.notify_all();
-                // A reader that went away must not take the process with it.
-                for line in &lines {
-                    let _ = to.write_all(line.as_bytes());
-                }
-                let _ = to.flush();
-                if closed && lines.is_empty() {
-                    return;
-                }
+    let writer = std::thread::Builder::new().name("log-writer".into()).spawn(move || {
+        loop {
+            let state = theirs.lock();
+            let idle = theirs.filled.wait_while(state, |s| s.lines.is_empty() && !s.closed);
+            let mut state = idle.unwrap_or_else(PoisonError::into_inner);
+            let lines = std::mem::take(&mut state.lines);
+            let closed = state.closed;
+            drop(state);
+            theirs.drained.notify_all();
+            // A reader that went away must not take the process with it.
+            for line in &lines {
+                let _ = to.write_all(line.as_bytes());
             }
-        });
+            let _ = to.flush();
+            if closed && lines.is_empty() {
+                return;
+            }
+        }
+    });
     // Without a thread (the machine is out of them) lines pile up to the bound and are then dropped and counted.
-    LogGuard {
-        shared,
-        writer: writer.ok(),
-    }
+    LogGuard { shared, writer: writer.ok() }
 }

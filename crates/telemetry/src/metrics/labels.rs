@@ -182,11 +182,7 @@ impl SchedulingFailure {
 impl Label for SchedulingFailure {
     const CLOSED: Option<&'static [&'static str]> = Some(Self::WORDS);
     fn with<R>(&self, _: &Seen, f: impl FnOnce(&str) -> R) -> R {
-        f(if Self::WORDS.contains(&self.0) {
-            self.0
-        } else {
-            OTHER
-        })
+        f(if Self::WORDS.contains(&self.0) { self.0 } else { OTHER })
     }
 }
 
@@ -197,9 +193,7 @@ pub struct BindRule(pub u8);
 impl Label for BindRule {
     const CLOSED: Option<&'static [&'static str]> = Some(&["0", "1", "2", "3", "4", "5", "6"]);
     fn with<R>(&self, _: &Seen, f: impl FnOnce(&str) -> R) -> R {
-        f(Self::CLOSED
-            .and_then(|words| words.get(usize::from(self.0)))
-            .unwrap_or(&OTHER))
+        f(Self::CLOSED.and_then(|words| words.get(usize::from(self.0))).unwrap_or(&OTHER))
     }
 }
 
@@ -267,9 +261,7 @@ impl Label for Option<&PoolName> {
 impl Label for InstallationId {
     const CLOSED: Option<&'static [&'static str]> = None;
     fn with<R>(&self, seen: &Seen, f: impl FnOnce(&str) -> R) -> R {
-        f(seen
-            .installations
-            .admit(&self.to_string(), INSTALLATION_CAP))
+        f(seen.installations.admit(&self.to_string(), INSTALLATION_CAP))
     }
 }
 

@@ -64,9 +64,7 @@ impl Declaration {
     /// The names of its labels.
     pub fn labels(&self) -> impl Iterator<Item = &'static str> {
         // A label may be a word of the language (`loop`); its parameter is then a raw identifier.
-        self.parameters
-            .iter()
-            .map(|p| p.strip_prefix("r#").unwrap_or(p))
+        self.parameters.iter().map(|p| p.strip_prefix("r#").unwrap_or(p))
     }
 }
 
@@ -113,17 +111,10 @@ impl Counter {
 
     /// Starts every combination at 0 when all labels are closed lists.
     fn start(self, closed: &[Option<&'static [&'static str]>]) -> Self {
-        let combinations =
-            closed
-                .iter()
-                .try_fold(vec![Vec::new()], |rows: Vec<Vec<&str>>, values| {
-                    let values = (*values)?;
-                    Some(
-                        rows.iter()
-                            .flat_map(|row| values.iter().map(move |v| [&row[..], &[*v]].concat()))
-                            .collect(),
-                    )
-                });
+        let combinations = closed.iter().try_fold(vec![Vec::new()], |rows: Vec<Vec<&str>>, values| {
+            let values = (*values)?;
+            Some(rows.iter().flat_map(|row| values.iter().map(move |v| [&row[..], &[*v]].concat())).collect())
+        });
         for labels in combinations.unwrap_or_default() {
             let _ = self.0.get_metric_with_label_values(&labels);
         }
@@ -171,21 +162,11 @@ struct Inner {
 
 impl Metrics {
     /// A registry with every declared metric; the ones with closed labels stand at 0.
-    #[allow(
-        clippy::expect_used,
-        reason = "the prefix is a constant that is a valid metric name"
-    )]
+    #[allow(clippy::expect_used, reason = "the prefix is a constant that is a valid metric name")]
     pub fn new() -> Self {
-        let registry = prometheus::Registry::new_custom(Some("runs_fleet".into()), None)
-            .expect("a valid prefix");
+        let registry = prometheus::Registry::new_custom(Some("runs_fleet".into()), None).expect("a valid prefix");
         let families = registry::Families::register(&registry);
-        let metrics = Self {
-            inner: Arc::new(Inner {
-                registry,
-                families,
-                seen: Seen::default(),
-            }),
-        };
+        let metrics = Self { inner: Arc::new(Inner { registry, families, seen: Seen::default() }) };
         metrics.inner.families.forget_unused_series();
         metrics
     }
@@ -193,16 +174,12 @@ impl Metrics {
     /// Everything measured so far, in the Prometheus text format 0.0.4.
     pub fn render(&self) -> String {
         // The encoder fails only on a family without samples, which `gather` never returns.
-        TextEncoder::new()
-            .encode_to_string(&self.inner.registry.gather())
-            .unwrap_or_default()
+        TextEncoder::new().encode_to_string(&self.inner.registry.gather()).unwrap_or_default()
     }
 
     /// The names of all declared metrics, with the prefix: for tests that compare code, dashboards and registry.
     pub fn names() -> impl Iterator<Item = String> {
-        DECLARATIONS
-            .iter()
-            .map(|d| format!("runs_fleet_{}", d.name))
+        DECLARATIONS.iter().map(|d| format!("runs_fleet_{}", d.name))
     }
 }
 

@@ -12,15 +12,11 @@ use super::labels::*;
 use super::{Counter, Declaration, Gauge, Histogram, Kind, Metrics};
 
 /// Waits: half a second to half an hour.
-const WAIT: &[f64] = &[
-    0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0,
-    1800.0,
-];
+const WAIT: &[f64] =
+    &[0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1800.0];
 /// Jobs: ten seconds to a day.
-const JOB: &[f64] = &[
-    10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 21600.0,
-    43200.0, 86400.0,
-];
+const JOB: &[f64] =
+    &[10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 21600.0, 43200.0, 86400.0];
 /// Short work inside the process.
 const SHORT: &[f64] = &[0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 /// Calls over the network.
@@ -243,29 +239,19 @@ impl Families {
     /// Removes the series that the rules of emission exclude although their labels are closed lists.
     pub(super) fn forget_unused_series(&self) {
         for queue in QueueName::ALL.iter().filter(|q| **q != QueueName::Main) {
-            drop(
-                self.queue_receive
-                    .0
-                    .remove_label_values(&[queue.as_str(), ReceiveResult::Empty.as_str()]),
-            );
+            drop(self.queue_receive.0.remove_label_values(&[queue.as_str(), ReceiveResult::Empty.as_str()]));
         }
     }
 }
 
 /// Registration of one declaration. All of them are constants, and a test registers every one.
-#[allow(
-    clippy::expect_used,
-    reason = "names and labels are constants, registered by a test"
-)]
+#[allow(clippy::expect_used, reason = "names and labels are constants, registered by a test")]
 mod declared {
     use super::*;
 
     fn opts(declaration: Option<&'static Declaration>) -> (&'static Declaration, Opts) {
         let declaration = declaration.expect("one declaration per family");
-        (
-            declaration,
-            Opts::new(declaration.name, declaration.help.trim()),
-        )
+        (declaration, Opts::new(declaration.name, declaration.help.trim()))
     }
 
     impl Counter {
@@ -275,11 +261,9 @@ mod declared {
             closed: &[Option<&'static [&'static str]>],
         ) -> Self {
             let (declaration, opts) = opts(declaration);
-            let family = IntCounterVec::new(opts, &declaration.labels().collect::<Vec<_>>())
-                .expect("a valid declaration");
-            registry
-                .register(Box::new(family.clone()))
-                .expect("a name of its own");
+            let family =
+                IntCounterVec::new(opts, &declaration.labels().collect::<Vec<_>>()).expect("a valid declaration");
+            registry.register(Box::new(family.clone())).expect("a name of its own");
             Self(family).start(closed)
         }
     }
@@ -291,11 +275,8 @@ mod declared {
             _: &[Option<&'static [&'static str]>],
         ) -> Self {
             let (declaration, opts) = opts(declaration);
-            let family = GaugeVec::new(opts, &declaration.labels().collect::<Vec<_>>())
-                .expect("a valid declaration");
-            registry
-                .register(Box::new(family.clone()))
-                .expect("a name of its own");
+            let family = GaugeVec::new(opts, &declaration.labels().collect::<Vec<_>>()).expect("a valid declaration");
+            registry.register(Box::new(family.clone())).expect("a name of its own");
             Self(family)
         }
     }
@@ -311,11 +292,9 @@ mod declared {
             if let Kind::Histogram(buckets) = declaration.kind {
                 opts = opts.buckets(buckets.to_vec());
             }
-            let family = HistogramVec::new(opts, &declaration.labels().collect::<Vec<_>>())
-                .expect("a valid declaration");
-            registry
-                .register(Box::new(family.clone()))
-                .expect("a name of its own");
+            let family =
+                HistogramVec::new(opts, &declaration.labels().collect::<Vec<_>>()).expect("a valid declaration");
+            registry.register(Box::new(family.clone())).expect("a name of its own");
             Self(family)
         }
     }

@@ -2,8 +2,7 @@ use super::*;
 use std::collections::BTreeSet;
 
 fn sample(text: &str, series: &str) -> Option<f64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
 fn repo(n: usize) -> domain::ids::Repo {
@@ -18,44 +17,19 @@ fn every_declaration_has_a_unique_name_in_base_units() {
         let suffix = match d.kind {
             Kind::Counter => "_total",
             Kind::Histogram(buckets) => {
-                assert!(
-                    buckets.is_sorted_by(|a, b| a < b),
-                    "{}: buckets ascend",
-                    d.name
-                );
+                assert!(buckets.is_sorted_by(|a, b| a < b), "{}: buckets ascend", d.name);
                 "_seconds"
             }
             Kind::Gauge => "",
         };
         assert!(d.name.ends_with(suffix), "{}", d.name);
-        assert!(
-            d.kind != Kind::Gauge || !d.name.ends_with("_total"),
-            "{}",
-            d.name
-        );
+        assert!(d.kind != Kind::Gauge || !d.name.ends_with("_total"), "{}", d.name);
         assert!(!d.help.trim().is_empty(), "{}", d.name);
-        for forbidden in [
-            "job_id",
-            "run_id",
-            "instance_id",
-            "branch",
-            "user",
-            "error",
-            "path_url",
-        ] {
-            assert!(
-                d.labels().all(|l| l != forbidden),
-                "{} has the unbounded label {forbidden}",
-                d.name
-            );
+        for forbidden in ["job_id", "run_id", "instance_id", "branch", "user", "error", "path_url"] {
+            assert!(d.labels().all(|l| l != forbidden), "{} has the unbounded label {forbidden}", d.name);
         }
         if d.labels().any(|l| l == "repo") {
-            assert_eq!(
-                d.kind,
-                Kind::Counter,
-                "{}: repositories are never on histograms or gauges",
-                d.name
-            );
+            assert_eq!(d.kind, Kind::Counter, "{}: repositories are never on histograms or gauges", d.name);
         }
     }
 }
@@ -74,40 +48,20 @@ fn closed_counters_start_at_zero_and_everything_else_is_absent() {
     ] {
         assert_eq!(sample(&text, series), Some(0.0), "{series}");
     }
-    for absent in [
-        "jobs_enqueued_total",
-        "pending_jobs",
-        "queue_depth",
-        "build_info",
-        "result=\"empty\",queue=\"events\"",
-    ] {
-        assert!(
-            !text.contains(&format!("runs_fleet_{absent}")),
-            "{absent} was never measured"
-        );
+    for absent in
+        ["jobs_enqueued_total", "pending_jobs", "queue_depth", "build_info", "result=\"empty\",queue=\"events\""]
+    {
+        assert!(!text.contains(&format!("runs_fleet_{absent}")), "{absent} was never measured");
     }
-    assert!(
-        !text.contains("{queue=\"events\",result=\"empty\"}"),
-        "empty receives belong to main only"
-    );
+    assert!(!text.contains("{queue=\"events\",result=\"empty\"}"), "empty receives belong to main only");
 }
 
 #[test]
 fn what_is_emitted_is_what_is_shown() {
     let m = Metrics::new();
     let pool = "builders".parse().ok();
-    m.jobs_enqueued(
-        pool.as_ref(),
-        Some(domain::launch::Arch::Arm64),
-        Capacity::Spot,
-        &repo(1),
-    );
-    m.jobs_enqueued(
-        pool.as_ref(),
-        Some(domain::launch::Arch::Arm64),
-        Capacity::Spot,
-        &repo(1),
-    );
+    m.jobs_enqueued(pool.as_ref(), Some(domain::launch::Arch::Arm64), Capacity::Spot, &repo(1));
+    m.jobs_enqueued(pool.as_ref(), Some(domain::launch::Arch::Arm64), Capacity::Spot, &repo(1));
     m.job_wait(None, Some(Source::ColdStart), Duration::from_millis(1500));
     m.pending_jobs(Some(0.0));
     m.oldest_pending(Some(12.5));
@@ -120,29 +74,14 @@ fn what_is_emitted_is_what_is_shown() {
             "runs_fleet_jobs_enqueued_total{arch=\"arm64\",capacity=\"spot\",pool=\"builders\",repo=\"owner/repo-1\"}",
             2.0,
         ),
-        (
-            "runs_fleet_job_wait_seconds_sum{pool=\"\",source=\"cold_start\"}",
-            1.5,
-        ),
-        (
-            "runs_fleet_job_wait_seconds_bucket{pool=\"\",source=\"cold_start\",le=\"1\"}",
-            0.0,
-        ),
-        (
-            "runs_fleet_job_wait_seconds_bucket{pool=\"\",source=\"cold_start\",le=\"2\"}",
-            1.0,
-        ),
+        ("runs_fleet_job_wait_seconds_sum{pool=\"\",source=\"cold_start\"}", 1.5),
+        ("runs_fleet_job_wait_seconds_bucket{pool=\"\",source=\"cold_start\",le=\"1\"}", 0.0),
+        ("runs_fleet_job_wait_seconds_bucket{pool=\"\",source=\"cold_start\",le=\"2\"}", 1.0),
         ("runs_fleet_pending_jobs", 0.0),
         ("runs_fleet_oldest_pending_seconds", 12.5),
         ("runs_fleet_loop_stalled_total{loop=\"outbox\"}", 1.0),
-        (
-            "runs_fleet_scheduling_failure_total{task_type=\"other\"}",
-            1.0,
-        ),
-        (
-            "runs_fleet_transition_total{event=\"accept\",from=\"none\",to=\"requeued\"}",
-            1.0,
-        ),
+        ("runs_fleet_scheduling_failure_total{task_type=\"other\"}", 1.0),
+        ("runs_fleet_transition_total{event=\"accept\",from=\"none\",to=\"requeued\"}", 1.0),
     ] {
         assert_eq!(sample(&text, series), Some(value), "{series} in\n{text}");
     }
@@ -152,10 +91,7 @@ fn what_is_emitted_is_what_is_shown() {
 fn a_gauge_nobody_can_count_any_more_disappears() {
     let m = Metrics::new();
     m.queue_depth(QueueName::Main, Some(3.0));
-    assert_eq!(
-        sample(&m.render(), "runs_fleet_queue_depth{queue=\"main\"}"),
-        Some(3.0)
-    );
+    assert_eq!(sample(&m.render(), "runs_fleet_queue_depth{queue=\"main\"}"), Some(3.0));
     m.queue_depth(QueueName::Main, None);
     m.queue_depth(QueueName::Main, None);
     assert!(!m.render().contains("runs_fleet_queue_depth"));
@@ -171,17 +107,8 @@ fn the_201st_repository_is_other_on_every_metric() {
     m.jobs_completed(None, JobResult::Served, &repo(0));
     let text = m.render();
     let completed = "runs_fleet_jobs_completed_total{pool=\"\",repo=";
-    assert_eq!(
-        sample(&text, &format!("{completed}\"other\",result=\"served\"}}")),
-        Some(1.0)
-    );
-    assert_eq!(
-        sample(
-            &text,
-            &format!("{completed}\"owner/repo-0\",result=\"served\"}}")
-        ),
-        Some(1.0)
-    );
+    assert_eq!(sample(&text, &format!("{completed}\"other\",result=\"served\"}}")), Some(1.0));
+    assert_eq!(sample(&text, &format!("{completed}\"owner/repo-0\",result=\"served\"}}")), Some(1.0));
     assert!(!text.contains("owner/repo-200"));
 }
 
@@ -193,11 +120,7 @@ fn the_text_is_well_formed() {
     for line in m.render().lines() {
         let ok = line.starts_with("# HELP runs_fleet_")
             || line.starts_with("# TYPE runs_fleet_")
-            || (line.starts_with("runs_fleet_")
-                && line
-                    .rsplit(' ')
-                    .next()
-                    .is_some_and(|v| v.parse::<f64>().is_ok()));
+            || (line.starts_with("runs_fleet_") && line.rsplit(' ').next().is_some_and(|v| v.parse::<f64>().is_ok()));
         assert!(ok, "{line}");
     }
 }

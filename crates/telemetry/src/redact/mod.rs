@@ -11,8 +11,11 @@
 //!
 //! A registered value is looked up by its first eight bytes, at every position of the text. That costs one hash per
 //! byte whatever the number of values, and, unlike an automaton, needs no rebuilding when a token is minted or expires.
+//! Of a long value only the beginning and the length are kept: thousands of them fit in a few megabytes, and the set
+//! itself holds no whole key.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,6 +27,8 @@ use zeroize::Zeroizing;
 
 /// Shorter values are not registered: they would redact ordinary words.
 pub const MIN_LEN: usize = 8;
+/// How much of a form is kept and compared.
+const HEAD: usize = 64;
 /// How many values with a time to live are remembered; beyond it the oldest is forgotten.
 pub const MINTED_CAP: usize = 4096;
 
@@ -32,28 +37,19 @@ const KNOWN: &str = "<redacted:known>";
 
 /// The pattern of each kind of credential, by the word shown in its place.
 const PATTERNS: [(&str, &str); 9] = [
-    (
-        "private_key",
-        r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\z)",
-    ),
+    ("private_key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|\z)"),
     ("github_token", r"gh[pousr]_[A-Za-z0-9_.-]{20,}"),
     ("github_pat", r"github_pat_[A-Za-z0-9_]+"),
     ("aws_key", r"(?:AKIA|ASIA)[A-Z0-9]{16}"),
     ("bearer", r"[Bb]earer\s+\S+"),
-    (
-        "presigned",
-        r"X-Amz-(?:Signature|Credential|Security-Token)=[^&\s]+",
-    ),
+    ("presigned", r"X-Amz-(?:Signature|Credential|Security-Token)=[^&\s]+"),
     ("vault", r"hvs\.\S+"),
     ("jwt", r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
     ("userinfo", r"://[^/\s:@]*:[^/\s@]+@"),
 ];
 
 static PATTERN: LazyLock<Regex> = LazyLock::new(|| {
-    let any: Vec<String> = PATTERNS
-        .iter()
-        .map(|(kind, pattern)| format!("(?P<{kind}>{pattern})"))
-        .collect();
+    let any: Vec<String> = PATTERNS.iter().map(|(kind, pattern)| format!("(?P<{kind}>{pattern})")).collect();
     #[allow(clippy::expect_used, reason = "a constant, compiled by every test")]
     Regex::new(&any.join("|")).expect("a valid pattern")
 });
@@ -72,16 +68,9 @@ pub fn redact(text: &str) -> String {
 fn without_patterns(text: &str) -> String {
     PATTERN
         .replace_all(text, |found: &Captures<'_>| {
-            let kind = PATTERNS
-                .iter()
-                .map(|(kind, _)| *kind)
-                .find(|kind| found.name(kind).is_some());
+            let kind = PATTERNS.iter().map(|(kind, _)| *kind).find(|kind| found.name(kind).is_some());
             let shown = format!("<redacted:{}>", kind.unwrap_or("secret"));
-            if kind == Some("userinfo") {
-                format!("://{shown}@")
-            } else {
-                shown
-            }
+            if kind == Some("userinfo") { format!("://{shown}@") } else { shown }
         })
         .into_owned()
 }
@@ -96,10 +85,7 @@ pub struct Redactor {
 impl Redactor {
     /// Knows nothing yet. The clock decides when minted values are forgotten.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            clock,
-            known: Arc::default(),
-        }
+        Self { clock, known: Arc::default() }
     }
 
     /// Makes [`redact()`] use this set. The first call wins, since there is one set per process.
@@ -141,16 +127,26 @@ type Prefix = [u8; MIN_LEN];
 #[derive(Default)]
 struct Known {
     next: u64,
-    /// Registered values by age; the forms are searched for, the first one is the value itself.
+    /// Registered values by age.
     entries: BTreeMap<u64, Entry>,
+    /// Registered values by hash.
+    by_value: HashMap<u64, u64>,
+    hash: RandomState,
     /// Forms by their first bytes.
     index: HashMap<Prefix, Vec<(u64, usize)>>,
     minted: usize,
 }
 
 struct Entry {
-    forms: Vec<Zeroizing<String>>,
+    value: u64,
+    forms: Vec<Form>,
     expires: Option<Timestamp>,
+}
+
+/// A form to search for: its first bytes, and how many follow.
+struct Form {
+    head: Zeroizing<String>,
+    len: usize,
 }
 
 fn prefix(form: &[u8]) -> Option<Prefix> {
@@ -159,27 +155,22 @@ fn prefix(form: &[u8]) -> Option<Prefix> {
 
 impl Known {
     fn insert(&mut self, secret: &str, expires: Option<Timestamp>) {
-        if let Some(id) = self.find(secret) {
-            if let Some(entry) = self.entries.get_mut(&id) {
-                // A value registered twice lives as long as the longer of both.
-                match (entry.expires, expires) {
-                    (Some(_), None) => {
-                        entry.expires = None;
-                        self.minted -= 1;
-                    }
-                    (Some(old), Some(new)) => entry.expires = Some(old.max(new)),
-                    (None, _) => {}
+        let value = self.hash.hash_one(secret);
+        if let Some(entry) = self.by_value.get(&value).and_then(|id| self.entries.get_mut(id)) {
+            // A value registered twice lives as long as the longer of both.
+            match (entry.expires, expires) {
+                (Some(_), None) => {
+                    entry.expires = None;
+                    self.minted -= 1;
                 }
+                (Some(old), Some(new)) => entry.expires = Some(old.max(new)),
+                (None, _) => {}
             }
             return;
         }
         if expires.is_some() {
             if self.minted >= MINTED_CAP
-                && let Some(oldest) = self
-                    .entries
-                    .iter()
-                    .find(|(_, e)| e.expires.is_some())
-                    .map(|(id, _)| *id)
+                && let Some(oldest) = self.entries.iter().find(|(_, e)| e.expires.is_some()).map(|(id, _)| *id)
             {
                 self.remove(oldest);
             }
@@ -189,23 +180,12 @@ impl Known {
         self.next += 1;
         let forms = forms(secret);
         for (n, form) in forms.iter().enumerate() {
-            if let Some(prefix) = prefix(form.as_bytes()) {
+            if let Some(prefix) = prefix(form.head.as_bytes()) {
                 self.index.entry(prefix).or_default().push((id, n));
             }
         }
-        self.entries.insert(id, Entry { forms, expires });
-    }
-
-    fn find(&self, secret: &str) -> Option<u64> {
-        let candidates = self.index.get(&prefix(secret.as_bytes())?)?;
-        candidates
-            .iter()
-            .find(|(id, n)| *n == 0 && self.form(*id, 0) == Some(secret))
-            .map(|(id, _)| *id)
-    }
-
-    fn form(&self, id: u64, n: usize) -> Option<&str> {
-        Some(self.entries.get(&id)?.forms.get(n)?.as_str())
+        self.by_value.insert(value, id);
+        self.entries.insert(id, Entry { value, forms, expires });
     }
 
     fn remove(&mut self, id: u64) {
@@ -215,11 +195,8 @@ impl Known {
         if entry.expires.is_some() {
             self.minted -= 1;
         }
-        for prefix in entry
-            .forms
-            .iter()
-            .filter_map(|form| prefix(form.as_bytes()))
-        {
+        self.by_value.remove(&entry.value);
+        for prefix in entry.forms.iter().filter_map(|form| prefix(form.head.as_bytes())) {
             if let Some(ids) = self.index.get_mut(&prefix) {
                 ids.retain(|(other, _)| *other != id);
                 if ids.is_empty() {
@@ -231,12 +208,7 @@ impl Known {
 
     fn forget_expired(&mut self, now: Timestamp) {
         let expired = |e: &Entry| e.expires.is_some_and(|at| at <= now);
-        let gone: Vec<u64> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| expired(e))
-            .map(|(id, _)| *id)
-            .collect();
+        let gone: Vec<u64> = self.entries.iter().filter(|(_, e)| expired(e)).map(|(id, _)| *id).collect();
         for id in gone {
             self.remove(id);
         }
@@ -252,18 +224,15 @@ impl Known {
         let (mut from, mut at) = (0, 0);
         while let Some(window) = bytes.get(at..).and_then(prefix) {
             let here = self.index.get(&window).and_then(|candidates| {
-                let forms = candidates.iter().filter_map(|(id, n)| self.form(*id, *n));
-                forms
-                    .filter(|form| bytes[at..].starts_with(form.as_bytes()))
-                    .map(str::len)
-                    .max()
+                let forms = candidates.iter().filter_map(|(id, n)| self.entries.get(id)?.forms.get(*n));
+                forms.filter(|form| bytes[at..].starts_with(form.head.as_bytes())).map(|form| form.len).max()
             });
             match here {
-                // A form is valid UTF-8, so a match begins and ends between characters.
+                // A head is valid UTF-8, so it begins between characters; the end may be another text's.
                 Some(len) => {
                     clean.push_str(&text[from..at]);
                     clean.push_str(KNOWN);
-                    at += len;
+                    at = text.ceil_char_boundary(at.saturating_add(len));
                     from = at;
                 }
                 None => at += 1,
@@ -273,17 +242,10 @@ impl Known {
     }
 }
 
-/// The ways a secret appears in a text; the first is the secret itself.
-fn forms(secret: &str) -> Vec<Zeroizing<String>> {
-    let mut forms = vec![
-        secret.to_owned(),
-        secret.escape_debug().to_string(),
-        escaped_json(secret),
-    ];
-    forms.push(
-        percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC)
-            .to_string(),
-    );
+/// The ways a secret appears in a text.
+fn forms(secret: &str) -> Vec<Form> {
+    let mut forms = vec![secret.to_owned(), secret.escape_debug().to_string(), escaped_json(secret)];
+    forms.push(percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC).to_string());
     // In base64 a value looks different at each of three alignments; the characters it shares with its neighbours are
     // cut off.
     for shift in 0..3 {
@@ -295,20 +257,18 @@ fn forms(secret: &str) -> Vec<Zeroizing<String>> {
         }
     }
     // The inner lines of a key are as telling as the whole.
-    forms.extend(
-        secret
-            .lines()
-            .skip(1)
-            .filter(|l| l.len() >= 16 && !l.starts_with("-----"))
-            .map(str::to_owned),
-    );
+    forms.extend(secret.lines().skip(1).filter(|l| l.len() >= 16 && !l.starts_with("-----")).map(str::to_owned));
     let mut unique: Vec<Zeroizing<String>> = Vec::with_capacity(forms.len());
     for form in forms.into_iter().map(Zeroizing::new) {
         if form.len() >= MIN_LEN && !unique.contains(&form) {
             unique.push(form);
         }
     }
-    unique
+    let form = |text: &Zeroizing<String>| {
+        let head = text[..text.floor_char_boundary(HEAD)].to_owned();
+        Form { head: head.into(), len: text.len() }
+    };
+    unique.iter().map(form).collect()
 }
 
 fn escaped_json(secret: &str) -> String {

@@ -17,44 +17,20 @@ impl Clock for At {
 #[test]
 fn credentials_that_give_themselves_away_are_replaced_and_named() {
     let rows = [
-        (
-            "token ghs_16C7e42F292c6912E7710c838347Ae178B4a!",
-            "token <redacted:github_token>!",
-        ),
-        (
-            "github_pat_11ABC_def rejected",
-            "<redacted:github_pat> rejected",
-        ),
+        ("token ghs_16C7e42F292c6912E7710c838347Ae178B4a!", "token <redacted:github_token>!"),
+        ("github_pat_11ABC_def rejected", "<redacted:github_pat> rejected"),
         ("key AKIAIOSFODNN7EXAMPLE.", "key <redacted:aws_key>."),
-        (
-            "Authorization: Bearer abc.def",
-            "Authorization: <redacted:bearer>",
-        ),
-        (
-            "GET /x?X-Amz-Signature=abc&y=1",
-            "GET /x?<redacted:presigned>&y=1",
-        ),
+        ("Authorization: Bearer abc.def", "Authorization: <redacted:bearer>"),
+        ("GET /x?X-Amz-Signature=abc&y=1", "GET /x?<redacted:presigned>&y=1"),
         ("login hvs.CAESIJ failed", "login <redacted:vault> failed"),
-        (
-            "jwt eyJhbGciOi.eyJpc3Mi.c2ln, done",
-            "jwt <redacted:jwt>, done",
-        ),
+        ("jwt eyJhbGciOi.eyJpc3Mi.c2ln, done", "jwt <redacted:jwt>, done"),
         (
             "a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\nxyz\n-----END RSA PRIVATE KEY-----\nb",
             "a\n<redacted:private_key>\nb",
         ),
-        (
-            "cut off: -----BEGIN PRIVATE KEY-----\\nMIIE",
-            "cut off: <redacted:private_key>",
-        ),
-        (
-            "redis://user:hunter2@valkey:6379/0",
-            "redis://<redacted:userinfo>@valkey:6379/0",
-        ),
-        (
-            "nothing to see at https://api.github.com/app",
-            "nothing to see at https://api.github.com/app",
-        ),
+        ("cut off: -----BEGIN PRIVATE KEY-----\\nMIIE", "cut off: <redacted:private_key>"),
+        ("redis://user:hunter2@valkey:6379/0", "redis://<redacted:userinfo>@valkey:6379/0"),
+        ("nothing to see at https://api.github.com/app", "nothing to see at https://api.github.com/app"),
     ];
     for (text, clean) in rows {
         assert_eq!(redact(text), clean);
@@ -94,28 +70,29 @@ fn minted_values_are_forgotten_after_their_life_or_when_there_are_too_many() {
         "<redacted:known>|an hour of life|<redacted:known>"
     );
     for n in 0..MINTED_CAP {
-        r.register(
-            &format!("minted token {n:05}"),
-            Some(Duration::from_secs(60)),
-        );
+        r.register(&format!("minted token {n:05}"), Some(Duration::from_secs(60)));
     }
-    assert_eq!(
-        r.redact("trigger of the sweep"),
-        "trigger of the sweep",
-        "the oldest went first"
-    );
-    assert_eq!(
-        r.redact("minted token 00000 for ever and ever"),
-        format!("{KNOWN} {KNOWN}")
-    );
+    assert_eq!(r.redact("trigger of the sweep"), "trigger of the sweep", "the oldest went first");
+    assert_eq!(r.redact("minted token 00000 for ever and ever"), format!("{KNOWN} {KNOWN}"));
     let known = r.known.read().unwrap();
     assert_eq!(known.minted, MINTED_CAP);
     let forms: usize = known.entries.values().map(|e| e.forms.len()).sum();
-    assert_eq!(
-        known.index.values().map(Vec::len).sum::<usize>(),
-        forms,
-        "the index holds nothing that is gone"
-    );
+    assert_eq!(known.index.values().map(Vec::len).sum::<usize>(), forms, "the index holds nothing that is gone");
+}
+
+#[test]
+fn long_values_are_found_by_their_beginning_and_cut_out_whole() {
+    let r = redactor();
+    let token = |n: u32, len: usize| format!("{}{}", "eyJydW5uZXIi".repeat(8), format!("{n:09}").repeat(len));
+    r.register(&token(1, 400), Some(Duration::from_secs(60)));
+    r.register(&token(2, 500), Some(Duration::from_secs(60)));
+    assert_eq!(r.redact(&format!("a {} b", token(2, 500))), "a <redacted:known> b");
+    assert_eq!(r.redact(&format!("a {}", &token(1, 400)[..200])), "a <redacted:known>", "cut off by somebody else");
+    let clean = r.redact(&format!("a {} {}", token(1, 400), "é".repeat(3000)));
+    assert!(clean.starts_with("a <redacted:known>é") && !clean.contains("eyJ"), "{clean}");
+    let known = r.known.read().unwrap();
+    assert_eq!(known.entries.len(), 2, "the same beginning is not the same value");
+    assert!(known.entries.values().flat_map(|e| &e.forms).all(|f| f.head.len() <= HEAD));
 }
 
 proptest! {

@@ -36,7 +36,7 @@ async fn get(replies: Vec<String>) -> (Result<String, String>, Vec<String>) {
     let target = dir.path().join("t");
     let log = Log::new(Arc::new(SystemClock));
     let result = over_http(&url, &target, Duration::from_millis(1), &log).await;
-    let result = result.map(|()| std::fs::read_to_string(&target).unwrap()).map_err(|error| error.to_string());
+    let result = result.map(|()| fs::read_to_string(&target).unwrap()).map_err(|error| error.to_string());
     (result, requests.lock().unwrap().clone())
 }
 

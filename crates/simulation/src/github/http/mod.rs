@@ -2,7 +2,7 @@
 //!
 //! [`SimulatedGitHub::start`] serves the REST paths that runs-fleet uses, sends signed webhooks, and speaks a small
 //! private protocol with the stand-in runner. It decides nothing: every request becomes one call of the
-//! [`Model`](super::model::Model) under one lock, at the clock's time.
+//! [`Model`] under one lock, at the clock's time.
 //!
 //! Tasks: the server, the sender of webhooks, and the one that lets the model's time pass. All belong to the handle
 //! and end with it.

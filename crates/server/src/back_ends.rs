@@ -1,0 +1,141 @@
+//! From the configuration to the ports: which back end stands behind which.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use config::Config;
+use dispatch::{Ports, Settings};
+use domain::clock::{Clock, Rng, SystemClock, SystemRng};
+use domain::timings::Timings;
+use github::client::{Client, ClientConfig, OctocrabExchange};
+use github::labels::Aliases;
+use github::mint;
+use github::webhook::Secrets;
+use queue::Queue;
+use secrecy::ExposeSecret;
+use telemetry::Metrics;
+
+/// Everything `serve` runs on.
+pub(crate) struct BackEnds {
+    pub(crate) ports: Ports,
+    pub(crate) settings: Settings,
+    /// Where agents report.
+    pub(crate) reports: Arc<dyn Queue>,
+    /// For the page.
+    pub(crate) queues: Vec<Arc<dyn Queue>>,
+    pub(crate) secrets: Secrets,
+    /// No other process can hold a lease: leases of earlier boots are dead.
+    pub(crate) alone: bool,
+}
+
+/// The back ends of AWS and Kubernetes are not in this build yet; saying so beats starting without them.
+pub(crate) fn cloud(config: &Config) -> anyhow::Result<BackEnds> {
+    anyhow::bail!(
+        "this build has no back end for RUNS_FLEET_MODE={}: it runs jobs on one machine only. \
+         Start `runs-fleet-server local`, or use a build with the cloud back ends",
+        config.mode.as_str()
+    )
+}
+
+/// Stores, queues, machines and hand-overs below one directory.
+#[cfg(feature = "local")]
+pub(crate) async fn local(
+    config: &Config,
+    dir: &Path,
+    agents: std::collections::BTreeMap<String, String>,
+    simulated_github: bool,
+    metrics: Metrics,
+) -> anyhow::Result<BackEnds> {
+    use provider::local::{FileHandOver, Keep, ProcessCompute};
+    use queue::{QueueConfig, SpoolQueue, SqliteQueues};
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let rng: Arc<dyn Rng> = Arc::new(SystemRng);
+    let layout = crate::local::Layout::new(dir);
+    let table: Arc<dyn db::Table> = Arc::new(db::Sqlite::open(&layout.store(), Arc::clone(&clock))?);
+    let queues = SqliteQueues::open(&layout.queues(), Arc::clone(&clock), Arc::clone(&rng))?;
+    let dead = QueueConfig::fifo("main-dlq").retention(std::time::Duration::from_secs(14 * 86_400));
+    let main = queues.queue(QueueConfig::fifo("main").dead_letters(&dead, 5));
+    let dead_letters = queues.queue(dead);
+    let reports: Arc<dyn Queue> =
+        Arc::new(SpoolQueue::open("termination", layout.spool(), 5, Arc::clone(&rng))?);
+    let program = std::env::current_exe().context("the path of this executable is unknown")?;
+    let compute = ProcessCompute::open(
+        provider::local::Settings {
+            root: dir.to_owned(),
+            program,
+            args: vec!["agent".into()],
+            env: agents,
+            keep: Keep::default(),
+        },
+        Arc::clone(&clock),
+    )
+    .await?;
+    let mut github = client(config, &clock, &rng)?;
+    if simulated_github {
+        github = github.with_changes_per_minute(usize::MAX >> 1);
+    }
+    let ports = Ports {
+        jobs: db::Jobs::new(Arc::clone(&table), Arc::clone(&clock)),
+        runners: db::Runners::new(Arc::clone(&table), Arc::clone(&clock)),
+        markers: db::Markers::new(table, Arc::clone(&clock)),
+        main: Arc::clone(&main),
+        compute: Arc::new(compute),
+        hand_over: Arc::new(FileHandOver::new(layout.hand_overs())),
+        github: Arc::new(github.with_metrics(metrics.clone())),
+        clock,
+        rng,
+        metrics,
+    };
+    let settings = settings(config, &ports)?;
+    let queues = vec![main, dead_letters, Arc::clone(&reports)];
+    Ok(BackEnds { settings, reports, queues, secrets: secrets(config)?, ports, alone: true })
+}
+
+fn client(config: &Config, clock: &Arc<dyn Clock>, rng: &Arc<dyn Rng>) -> anyhow::Result<Client> {
+    let app = config.github.app.as_ref().context("no GitHub App is configured")?;
+    let client = ClientConfig {
+        app_id: app.id,
+        private_key: app.private_key.clone(),
+        api_url: config.github.api_url.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let exchange = Arc::new(OctocrabExchange::new()?);
+    Ok(Client::new(&client, exchange, Arc::clone(clock), Arc::clone(rng))?)
+}
+
+fn secrets(config: &Config) -> anyhow::Result<Secrets> {
+    let current = config.github.webhook_secret.clone().context("no webhook secret is configured")?;
+    anyhow::ensure!(!current.expose_secret().is_empty(), "the webhook secret is empty");
+    Ok(Secrets { current, previous: config.github.webhook_secret_previous.clone() })
+}
+
+fn settings(config: &Config, ports: &Ports) -> anyhow::Result<Settings> {
+    let mut timings = Timings::PRODUCTION.divided(config.tuning.time_divisor);
+    timings.confirm = config.tuning.confirm / config.tuning.time_divisor.max(1);
+    let aliases = match config.github.label_aliases.as_str() {
+        "" => Aliases::none(),
+        json => Aliases::parse(json)?,
+    };
+    let minutes = |d: std::time::Duration| u32::try_from(d.as_secs() / 60).unwrap_or(u32::MAX);
+    let boot = ports.rng.token();
+    Ok(Settings {
+        timings,
+        owner: format!("{}-{}", config.core.replica_id, &boot[..8]),
+        aliases,
+        allowed_repos: config.github.allowed_repos.clone(),
+        rerun_interrupted: config.github.rerun_interrupted_jobs,
+        max_runtime: config.tuning.max_runtime,
+        hand_over: mint::Settings {
+            runner_group: config.github.runner_group.clone().unwrap_or_default(),
+            max_runtime_minutes: minutes(config.tuning.max_runtime),
+            idle_exit_seconds: config
+                .tuning
+                .runner_idle_exit
+                .map_or(0, |d| u32::try_from(d.as_secs()).unwrap_or(u32::MAX)),
+            server_url: config.github.server_url.clone(),
+            termination_queue_url: config.queues.termination.clone().unwrap_or_default(),
+        },
+    })
+}

@@ -1,0 +1,141 @@
+//! The command line.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs GitHub Actions jobs on your own ephemeral machines.
+#[derive(Debug, Parser)]
+#[command(name = "runs-fleet-server", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the orchestrator, configured by the environment.
+    Serve(Serve),
+    /// Runs everything on this machine: orchestrator, simulated GitHub, runners as processes. Needs no account.
+    #[cfg(feature = "local")]
+    Local(Local),
+    /// Checks the configuration in the environment and reports every problem at once.
+    CheckConfig(CheckConfig),
+    /// Explains what a job with these labels would get.
+    Labels(Labels),
+    /// Says in one sentence what a job waits for, and shows its timeline.
+    Why(Why),
+    /// Asks the server on this machine whether it is healthy. For container health checks.
+    Healthcheck,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Serve one machine from this directory: embedded stores, processes as runners.
+    #[cfg(feature = "local")]
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) local: Option<PathBuf>,
+    /// The GitHub configured is the simulated one, which has no quota.
+    #[cfg(feature = "local")]
+    #[arg(long, hide = true)]
+    pub(crate) simulated_github: bool,
+}
+
+#[cfg(feature = "local")]
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Local {
+    /// Jobs to run; without it they come until you stop it.
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<u64>,
+    /// Jobs open at the same time.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub(crate) parallel: u64,
+    /// Probability that a runner takes a job it was not launched for.
+    #[arg(long, value_name = "P", default_value_t = 0.15)]
+    pub(crate) theft: f64,
+    /// Seed of the simulated GitHub's choices and of the chaos.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Make everything go wrong: kill the orchestrator and runners, lose, repeat and reorder webhooks.
+    #[arg(long)]
+    pub(crate) chaos: bool,
+    /// End when the jobs are done.
+    #[arg(long, requires = "jobs")]
+    pub(crate) exit_when_done: bool,
+    /// Print the result as one JSON object, and nothing else on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Give up after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    pub(crate) deadline: u64,
+    /// Keep stores, logs and machines here instead of in a temporary directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Port of the page and the webhook on the loopback interface [default: 8080, or a free one]
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckConfig {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// Treat warnings as errors.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Read variables from a file of `KEY=VALUE` lines instead of the environment.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) env_file: Option<PathBuf>,
+    /// Print every variable there is, as Markdown, and exit.
+    #[arg(long)]
+    pub(crate) print_reference: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Labels {
+    /// The job's labels, as in `runs-on`.
+    #[arg(required_unless_present = "json")]
+    pub(crate) labels: Vec<String>,
+    /// Read one JSON array of labels per line from standard input, print one object per line.
+    #[arg(long, conflicts_with = "labels")]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// The workflow job's id, as in its URL.
+    pub(crate) job: String,
+    /// Directory of a `local` run (its `--dir`).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Writes a line to standard output; a closed pipe is not our problem.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// Writes a line to standard error.
+pub(crate) fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Rewrites the line a terminal is on.
+#[cfg(feature = "local")]
+pub(crate) fn progress(line: &str) {
+    let mut err = std::io::stderr().lock();
+    let _ = write!(err, "\r\x1b[2K{line}").and_then(|()| err.flush());
+}

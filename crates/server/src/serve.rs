@@ -1,0 +1,206 @@
+//! `serve`: configuration → back ends → tasks → wait for a signal → drain.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use config::{Config, SystemFiles};
+use dispatch::{Dispatch, Reports, Worker, sweeps};
+use domain::clock::{Clock, SystemClock};
+use queue::{Consumer, ConsumerConfig};
+use secrecy::ExposeSecret;
+use telemetry::logging::{self, LogConfig};
+use telemetry::{Metrics, Redactor};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::back_ends::{self, BackEnds};
+use crate::http::{self, Health};
+use crate::observe::Observed;
+use crate::{cli, commands};
+
+/// Reports handled at the same time.
+const REPORTS: usize = 10;
+/// Between ticks of the watchdog behind `/health`.
+const TICK: Duration = Duration::from_secs(1);
+/// How long open HTTP requests may take once nobody routes here any more.
+const HTTP_CLOSE: Duration = Duration::from_secs(5);
+
+/// The sub-command.
+pub(crate) fn main(options: &cli::Serve) -> anyhow::Result<ExitCode> {
+    let env: BTreeMap<String, String> = std::env::vars().collect();
+    #[cfg(feature = "local")]
+    let dir = options.local.as_deref();
+    #[cfg(not(feature = "local"))]
+    let dir: Option<&std::path::Path> = None;
+    let mut loaded =
+        if dir.is_some() { Config::local(&env, &SystemFiles) } else { Config::load(&env, &SystemFiles) };
+    commands::check_aliases(&mut loaded, &env);
+    let Some(config) = loaded.config.clone().filter(|_| loaded.ok(false)) else {
+        cli::say(&config::render_text(&loaded, false));
+        return Ok(ExitCode::FAILURE);
+    };
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let metrics = Metrics::new();
+    let redactor = Redactor::new(Arc::clone(&clock));
+    redactor.install();
+    for secret in &loaded.secrets {
+        redactor.register(secret.expose_secret(), None);
+    }
+    let _guard = logging::init(log_config(&config), redactor, clock, metrics.clone())
+        .map_err(|_| anyhow::anyhow!("logging is set up twice"))?;
+    for problem in &loaded.problems {
+        warn!(event = "config_warning", code = problem.code.as_str(), variables = problem.variables.join(","), "{}", problem.message);
+    }
+    for (code, count) in loaded.warnings() {
+        metrics.config_warnings(code.as_str(), Some(count as f64));
+    }
+    metrics.build_info(env!("CARGO_PKG_VERSION"), option_env!("RUNS_FLEET_COMMIT").unwrap_or("unknown"), std::env::consts::ARCH, Some(1.0));
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let clean = runtime.block_on(async {
+        let back_ends = match dir {
+            #[cfg(feature = "local")]
+            Some(dir) => {
+                let agents = crate::local::agent_environment(dir, &env);
+                back_ends::local(&config, dir, agents, options.simulated_github, metrics.clone()).await?
+            }
+            _ => back_ends::cloud(&config)?,
+        };
+        run(&config, back_ends, metrics).await
+    });
+    if let Err(error) = &clean {
+        error!(%error, "the server cannot go on");
+    }
+    // What did not end in time is listed in the log; its messages and leases bring the work back.
+    runtime.shutdown_timeout(HTTP_CLOSE);
+    Ok(if clean? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn log_config(config: &Config) -> LogConfig {
+    LogConfig {
+        level: config.core.log_level.parse().unwrap_or(tracing::Level::INFO),
+        format: match config.core.log_format {
+            config::LogFormat::Json => logging::Format::Json,
+            config::LogFormat::Text => logging::Format::Text,
+        },
+        host: std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".to_owned()),
+        replica_id: config.core.replica_id.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Runs until a signal, then drains. `false`: something did not end in time.
+async fn run(config: &Config, back_ends: BackEnds, metrics: Metrics) -> anyhow::Result<bool> {
+    let BackEnds { ports, settings, reports, queues, secrets, alone } = back_ends;
+    let timings = settings.timings;
+    let divisor = config.tuning.time_divisor;
+    let (main, rng, clock) = (Arc::clone(&ports.main), Arc::clone(&ports.rng), Arc::clone(&ports.clock));
+    main.ping().await.context("the main queue does not answer")?;
+    let dispatch = Dispatch::new(ports, settings);
+    if alone {
+        dispatch.recover_own_leases().await.context("the store does not answer")?;
+    }
+
+    let health = Health::new(Arc::clone(&main));
+    let observer = Arc::new(Observed { metrics: metrics.clone(), clock });
+    let (stop, close) = (CancellationToken::new(), CancellationToken::new());
+    let mut tasks = JoinSet::new();
+    let worker = Arc::new(Worker { dispatch: Arc::clone(&dispatch), secrets: secrets.clone() });
+    let permits = config.tuning.dispatch_concurrency;
+    // The attempt bounds itself; the consumer's deadline is the net below it.
+    let mut consuming = ConsumerConfig::new(permits).divided(divisor);
+    consuming.deadline = timings.process + timings.cleanup * 2;
+    tasks.spawn(Consumer::observed(main, consuming.clone(), worker, Arc::clone(&rng), observer.clone()).run(stop.clone()));
+    let consuming = ConsumerConfig { permits: REPORTS, ..consuming };
+    let handler = Arc::new(Reports(Arc::clone(&dispatch)));
+    tasks.spawn(Consumer::observed(reports, consuming, handler, rng, observer).run(stop.clone()));
+    tasks.spawn(sweeps::run(Arc::clone(&dispatch), stop.clone()));
+    tasks.spawn(watchdog(Arc::clone(&health), close.clone()));
+
+    // Last, so that no webhook is accepted before it can be stored.
+    let listener =
+        TcpListener::bind(&config.core.listen_addr).await.with_context(|| format!("cannot listen on {}", config.core.listen_addr))?;
+    let address = listener.local_addr()?;
+    let app = app(config, &dispatch, secrets, queues, &health, metrics, &close);
+    let closing = close.clone();
+    tasks.spawn(async move {
+        let serving = axum::serve(listener, app).with_graceful_shutdown(closing.cancelled_owned());
+        if let Err(error) = serving.await {
+            error!(%error, "the HTTP listener ended");
+        }
+    });
+    info!(event = "server_started", address = %address, "serving");
+
+    wait_for_signal().await?;
+    info!(event = "server_draining", "draining: readiness is off, nothing new is received");
+    health.drain();
+    stop.cancel();
+    tokio::select! {
+        () = tokio::time::sleep(config.core.shutdown_drain_delay) => {}
+        () = second_signal() => {}
+    }
+    close.cancel();
+    let limit = timings.process + Duration::from_secs(10);
+    let drained = async { while tasks.join_next().await.is_some() {} };
+    let clean = tokio::select! {
+        done = tokio::time::timeout(limit, drained) => done.is_ok(),
+        () = second_signal() => false,
+    };
+    if !clean {
+        warn!(left = tasks.len(), "not everything ended in time; leases and messages bring the work back");
+    }
+    info!(event = "server_stopped", clean, "stopped");
+    Ok(clean)
+}
+
+fn app(
+    config: &Config,
+    dispatch: &Arc<Dispatch>,
+    secrets: github::webhook::Secrets,
+    queues: Vec<Arc<dyn queue::Queue>>,
+    health: &Arc<Health>,
+    metrics: Metrics,
+    closing: &CancellationToken,
+) -> Router {
+    let mut app = dispatch::http::router(Arc::clone(dispatch), secrets)
+        .merge(http::health(Arc::clone(health)));
+    let path = config.metrics.prometheus_path.as_deref().or(config.local.then_some("/metrics"));
+    if let Some(path) = path {
+        app = app.merge(http::metrics(path, metrics));
+    }
+    app
+}
+
+async fn watchdog(health: Arc<Health>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => health.tick(),
+        }
+    }
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// An impatient operator.
+async fn second_signal() {
+    if wait_for_signal().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -2,7 +2,7 @@
 # The server as one static program in an empty image, for linux/amd64 and linux/arm64. It is compiled on the build
 # machine's own architecture: zig stands in as the C compiler and linker of the target, so nothing runs emulated.
 
-FROM --platform=$BUILDPLATFORM rust:1.95-slim-trixie AS chef
+FROM --platform=$BUILDPLATFORM rust:1.95-slim-trixie AS tools
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3-venv \
     && rm -rf /var/lib/apt/lists/* \
@@ -12,11 +12,13 @@ RUN apt-get update \
 ENV PATH="/opt/zig/bin:$PATH"
 RUN rustup target add x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 WORKDIR /src
-COPY . .
-# All that the dependencies depend on. While this file stays the same, so does the compiled layer below.
-RUN cargo chef prepare --recipe-path /recipe.json && rm -rf /src/*
 
-FROM chef AS builder
+# Leaves one file: all that the dependencies depend on. While it stays the same, so does their compiled layer below.
+FROM tools AS chef
+COPY . .
+RUN cargo chef prepare --recipe-path /recipe.json
+
+FROM tools AS builder
 ARG TARGETARCH
 # The full optimizer is for what is shipped, not for every release build on a laptop. Panics unwind: the supervisor of
 # tasks leans on it.
@@ -30,9 +32,8 @@ COPY --from=chef /recipe.json /recipe.json
 RUN cargo chef cook --locked --release --zigbuild --target "$(cat /target)" \
         --package runs-fleet-server --recipe-path /recipe.json
 COPY . .
-ARG VERSION=dev
 ARG COMMIT=unknown
-RUN RUNS_FLEET_BUILD_VERSION="$VERSION" RUNS_FLEET_BUILD_COMMIT="$COMMIT" \
+RUN RUNS_FLEET_COMMIT="$COMMIT" \
         cargo zigbuild --locked --release --target "$(cat /target)" --package runs-fleet-server \
     && mkdir -p /root-fs/app /root-fs/etc/ssl/certs /state \
     && cp "target/$(cat /target)/release/runs-fleet-server" /root-fs/app/server \

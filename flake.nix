@@ -32,21 +32,20 @@
 
       # A program of the workspace. Dependencies come from Cargo.lock, which pins their hashes.
       program =
-        pkgs: package: binary:
+        pkgs: name:
         pkgs.rustPlatform.buildRustPackage {
-          pname = binary;
+          pname = name;
           version = manifest.version;
           src = source;
           cargoLock.lockFile = ./Cargo.lock;
           cargoBuildFlags = [
             "--package"
-            package
+            name
           ];
-          RUNS_FLEET_BUILD_VERSION = manifest.version;
-          RUNS_FLEET_BUILD_COMMIT = self.rev or "dirty";
+          RUNS_FLEET_COMMIT = self.rev or "dirty";
           # Tests have a check of their own.
           doCheck = false;
-          meta.mainProgram = binary;
+          meta.mainProgram = name;
         };
 
       # A check that runs cargo on the whole workspace, offline.
@@ -72,12 +71,12 @@
         let
           # Static, as in the image and on the runner machines.
           pkgs = nixpkgs.legacyPackages.${system}.pkgsStatic;
-          server = program pkgs "runs-fleet-server" "runs-fleet-server";
+          server = program pkgs "runs-fleet-server";
         in
         {
           inherit server;
           default = server;
-          agent = program pkgs "runs-fleet-agent" "runs-fleet-agent";
+          agent = program pkgs "runs-fleet-agent";
 
           # The image of the Dockerfile, reproducible: the time stamp is fixed.
           docker =
@@ -149,7 +148,7 @@
         {
           fmt = check pkgs "fmt" "cargo fmt --all --check";
           lint = check pkgs "lint" "cargo clippy --offline --workspace --all-targets -- -D warnings";
-          # The protocol tests fetch npm packages, which a build without network cannot: they run in `make test`.
+          # The tests beside the code. Those of whole crates want npm packages, and so the network: `make test`.
           test = check pkgs "test" "cargo test --offline --workspace --lib --bins";
         }
       );

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -71,7 +71,7 @@ async fn open(State(streams): State<Streams>, RawQuery(query): RawQuery) -> Resu
     });
     // A proxy that collects the answer would make the news old.
     let unbuffered = (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    Ok(([unbuffered, (header::CONNECTION, HeaderValue::from_static("keep-alive"))], Sse::new(events)).into_response())
+    Ok(([unbuffered], Sse::new(events)).into_response())
 }
 
 /// One reader.
@@ -120,26 +120,19 @@ impl Stream {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            if self.told.is_none() {
+            if self.quiet == 0 {
                 self.count().await;
-                if self.told.is_some() {
-                    continue;
-                }
+                continue;
             }
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
                 _ = self.ping.tick() => return Some(event("ping", &json!({}))),
-                _ = self.tick.tick() => {
-                    self.quiet = self.quiet.saturating_sub(1);
-                    if self.quiet == 0 {
-                        self.count().await;
-                    }
-                }
+                _ = self.tick.tick() => self.quiet -= 1,
                 news = self.news.recv() => match news {
                     Ok(_) if self.news.len() > BEHIND => self.start_over(),
                     Ok(news) => {
-                        self.quiet = 1;
+                        self.quiet = self.quiet.min(1);
                         if let Some(event) = self.tell(&news) {
                             return Some(event);
                         }
@@ -154,6 +147,7 @@ impl Stream {
     fn start_over(&mut self) {
         self.news = self.news.resubscribe();
         self.told = None;
+        self.quiet = 0;
         self.ready.push_back(event("reset", &json!({})));
     }
 
@@ -175,13 +169,15 @@ impl Stream {
     /// Queues the counts when they are others than those told last. A store that does not answer is asked again.
     async fn count(&mut self) {
         self.quiet = QUIET_TICKS;
-        match self.snapshots.get(&self.dispatch).await {
-            Ok(snapshot) if self.told.as_ref() != Some(&snapshot) => {
+        let counted = tokio::time::timeout(TICK * QUIET_TICKS, self.snapshots.get(&self.dispatch)).await;
+        match counted {
+            Ok(Ok(snapshot)) if self.told.as_ref() != Some(&snapshot) => {
                 self.ready.push_back(event("snapshot", &*snapshot));
                 self.told = Some(snapshot);
             }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the counts for the page could not be read"),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the counts for the page could not be read"),
+            Err(_) => tracing::warn!("the counts for the page took too long"),
         }
     }
 }

@@ -200,8 +200,9 @@ impl Shell {
         while let Some(input) = inputs.pop_front() {
             self.log_input(&input);
             let moment = Moment { elapsed: self.parts.started.elapsed(), wall: self.parts.clock.now() };
-            for action in self.core.handle(moment, input) {
-                self.parts.log.context("phase", self.core.phase().as_str());
+            let actions = self.core.handle(moment, input);
+            self.parts.log.context("phase", self.core.phase().as_str());
+            for action in actions {
                 match action {
                     Action::Prepare => self.prepare(),
                     Action::Spawn => inputs.push_back(match self.spawn() {

@@ -1,5 +1,9 @@
 //! The real agent against stand-in runners: what it reports, what it ends, what it leaves.
-#![allow(clippy::disallowed_methods, reason = "these tests wait for real processes")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "these tests wait for real processes; what fails here fails the test"
+)]
 
 mod machine;
 
@@ -150,6 +154,8 @@ fn a_listener_that_outlives_its_script_is_waited_for() {
     );
     let agent = machine.start();
     let listener = machine.seen("listener");
+    let comm = format!("/proc/{}/comm", listener.trim());
+    until("the listener", || fs::read_to_string(&comm).ok().filter(|comm| comm == "Runner.Listener\n"));
     signal(&agent, Signal::TERM);
     let after = machine.wait(agent);
     assert!(!runs(&listener));
@@ -197,8 +203,11 @@ fn the_runtime_ceiling_ends_the_job() {
 #[test]
 fn a_runner_that_gets_no_job_is_given_up() {
     let idle = || {
-        let script = "echo 'Listening for Jobs'; [ -e busy ] && mkdir _diag && echo x > _diag/Worker_1.log; sleep 3";
-        Machine::with_runner(script).set("RUNS_FLEET_JOB_PICKUP_TIMEOUT_SECONDS", "1")
+        Machine::with_runner(
+            "if [ -e busy ]; then mkdir _diag; echo x > _diag/Worker_1.log; fi
+             echo 'Listening for Jobs'; if [ -e busy ]; then exec sleep 3; else exec sleep 1000; fi",
+        )
+        .set("RUNS_FLEET_JOB_PICKUP_TIMEOUT_SECONDS", "1")
     };
     let after = idle().run();
     assert_eq!(after.told(), ["started", "failure"]);

@@ -106,11 +106,12 @@ impl Dispatch {
                 error: format!("the attempt took longer than {} s", timings.process.as_secs_f32()),
             },
         };
-        if matches!(failure, Failure::Fenced)
-            && !attempt.handed_over
-            && let Some(machine) = attempt.machine.take()
-        {
-            self.give_away(machine, attempt.job.class.clone(), deadline).await;
+        if matches!(failure, Failure::Fenced) && !attempt.handed_over {
+            let class = attempt.job.class.clone();
+            match attempt.machine.take() {
+                Some(machine) => self.give_away(machine, class, deadline).await,
+                None => self.wake_another(class, deadline).await,
+            }
         }
         // Within a budget of its own, never what is left of the attempt's.
         match tokio::time::timeout(timings.cleanup, self.compensate(&attempt, failure)).await {
@@ -130,6 +131,24 @@ impl Dispatch {
         // Bound in the meantime: it has a job, or the repair of that job's record ends it.
         if !matches!(self.ports.runners.get(&key).await, Ok(Some(_))) {
             self.end_machine(&key, "never_bound").await;
+        }
+    }
+
+    /// The job was served elsewhere before anything was launched for it: whoever was robbed by that waits for us.
+    async fn wake_another(&self, class: Option<ClassKey>, deadline: tokio::time::Instant) {
+        let woken = tokio::time::timeout_at(deadline, async {
+            for job in self.ports.jobs.by_state(JobState::Requeued, None, None).await? {
+                if job.class == class && job.is_due(self.now()) {
+                    if let Outcome::Applied(job) = self.ports.jobs.write(&job, job.redriven(&self.cx())).await? {
+                        self.wake(&job).await;
+                    }
+                    break;
+                }
+            }
+            Ok::<(), Error>(())
+        });
+        if let Ok(Err(error)) = woken.await {
+            debug!(%error, "no other job could be woken; the outbox does it");
         }
     }
 

@@ -107,9 +107,9 @@ pub(crate) async fn stats(
     let filter = JobFilter { since: Some(since), ..JobFilter::default() };
     let jobs = state.dispatch.ports().jobs.list(&filter).await.map_err(|error| state.failed(&error))?.jobs;
     let count = |keep: &dyn Fn(&Job) -> bool| jobs.iter().filter(|job| keep(job)).count();
-    let completed = count(&|job| job.state.is_settled() && !snapshot::failed(job.state));
-    let warm_pool_hit = count(&|job| job.warm_pool_hit);
-    let served = count(&|job| job.state.is_settled() && job.instance.is_some());
+    let over = |job: &Job| job.state.is_settled() && !snapshot::failed(job.state);
+    let completed = count(&over);
+    let warm_pool_hit = count(&|job| over(job) && job.warm_pool_hit);
     Ok(Json(Stats {
         since,
         total: jobs.len(),
@@ -119,9 +119,7 @@ pub(crate) async fn stats(
         requeued: count(&|job| job.state == JobState::Requeued),
         stalled: count(&|job| view::stalled(job, now) == Some(true)),
         warm_pool_hit,
-        hit_rate: (completed > 0 && served > 0).then(|| {
-            count(&|job| job.warm_pool_hit && job.state.is_settled()) as f64 / served as f64
-        }),
+        hit_rate: (completed > 0).then(|| warm_pool_hit as f64 / completed as f64),
         states: States::of(jobs.iter().map(|job| job.state)),
         rejected: state.dispatch.rejected().len(),
     }))

@@ -117,14 +117,16 @@ pub async fn run(dispatch: Arc<Dispatch>, shutdown: CancellationToken) {
 
 async fn run_one(dispatch: Arc<Dispatch>, sweep: Sweep, shutdown: CancellationToken) {
     let period = sweep.period(&dispatch.settings.timings.every);
+    // The first run comes soon: a restart is when most is left to repair, and a process that restarts often must not
+    // starve its sweeps. Then spread over the period, so that sweeps and replicas do not march in step.
+    let mut pause = period.mul_f64(0.1 * dispatch.ports.rng.unit());
     loop {
-        // Spread over the period, so that sweeps and replicas do not march in step.
-        let pause = dispatch.ports.rng.jitter(period, 0.1);
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
+        pause = dispatch.ports.rng.jitter(period, 0.1);
         // A panic in one run must not end the sweep: it runs as a task of its own, and its death is counted.
         let mut task = JoinSet::new();
         let runner = Arc::clone(&dispatch);

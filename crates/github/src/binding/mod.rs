@@ -9,7 +9,7 @@
 //! | 1 | R is not ours | J waits until GitHub concludes it; J's own runner is surplus |
 //! | 2 | R was counted for J | J is running |
 //! | 3 | R was counted for B, and J's runner R′ can serve B | swap: B is counted for on R′ |
-//! | 4 | R was counted for B, and nobody is left for B | B goes back to pending |
+//! | 4 | R was counted for B, and nobody is left for B | B goes back to pending; a machine on its way for J becomes B's |
 //! | 5 | R was free, J had R′ | R′ is surplus: it serves the next job of its class, or exits when idle |
 //! | 6 | R was free, J had nobody | J is running |
 //!
@@ -177,8 +177,16 @@ pub fn bind(id: domain::ids::JobId, scene: &Scene, evidence: &Evidence, cx: &Con
             }
             (Some(step), _) => {
                 plan.rule = Some(4);
-                plan.job(bound, bound.apply(step, None, cx));
-                plan.displaced = matches!(step, Move::Requeue { .. }).then_some(bound.id);
+                let mut robbed = bound.apply(step, None, cx);
+                // A launch of J still in flight will be refused, and its machine is B's: the wake-up that would launch
+                // another is left to that attempt, or to the outbox once its lease is dead.
+                let in_flight = job.filter(|job| job.state == JobState::Claiming && !job.lease_expired(cx.now));
+                if let (Some(robbed), Some(lease)) = (&mut robbed, in_flight.and_then(|job| job.lease.as_ref())) {
+                    robbed.redrive_at = lease.until;
+                } else {
+                    plan.displaced = matches!(step, Move::Requeue { .. }).then_some(bound.id);
+                }
+                plan.job(bound, robbed);
                 plan.release(previous);
             }
             (None, _) => plan.release(previous),

@@ -2,7 +2,7 @@ use domain::gh::NamedRunner;
 use domain::ids::{JobId, RunnerId};
 use domain::job::Settled;
 use domain::job::transition::SettleReason;
-use domain::testing::{at, claimed, cx, launched, message};
+use domain::testing::{accepted, at, claimed, cx, launched, message};
 
 use super::*;
 
@@ -103,7 +103,7 @@ fn rule_4_without_an_exchange_the_robbed_job_goes_back() {
     other.labels = vec!["something-else".to_owned()];
     for previous in [None, Some(other)] {
         let scene = Scene {
-            job: Some(claimed(1, "t")),
+            job: Some(accepted(1)),
             runner: Some(runner("i-a", Some(2))),
             bound: Some(waiting(2, "i-a")),
             previous,
@@ -115,6 +115,21 @@ fn rule_4_without_an_exchange_the_robbed_job_goes_back() {
         assert!(!robbed.force_on_demand, "a theft is not a failure");
         assert_eq!(job_of(&plan, 1).state, JobState::Running);
     }
+}
+
+#[test]
+fn rule_4_leaves_the_robbed_job_to_the_launch_that_is_no_longer_needed() {
+    let scene = Scene {
+        job: Some(claimed(1, "t")),
+        runner: Some(runner("i-a", Some(2))),
+        bound: Some(waiting(2, "i-a")),
+        previous: None,
+    };
+    let plan = bind(job_id(1), &scene, &evidence("i-a", 9), &cx(10));
+    assert_eq!((plan.rule, plan.displaced), (Some(4), None));
+    let robbed = job_of(&plan, 2);
+    assert!(robbed.is_due(at(10)), "the launch in flight may have it at once");
+    assert_eq!(robbed.redrive_at, Some(at(101)), "the outbox stands behind that launch's lease");
 }
 
 #[test]

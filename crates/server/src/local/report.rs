@@ -29,8 +29,10 @@ pub(super) struct Report {
     pub(super) completed: u64,
     /// Jobs that GitHub counts as neither concluded nor re-run.
     pub(super) lost: u64,
-    /// Jobs that failed with their machine and were not re-run.
+    /// Jobs whose latest attempt ended red: in a chaos run, re-runs whose machine was killed too.
     pub(super) failed: u64,
+    /// First attempts that failed with their machine and were not re-run.
+    pub(super) not_rerun: u64,
     /// Attempts served by a runner that was launched for another job.
     pub(super) stolen: u64,
     /// Re-runs of jobs whose machine was lost.
@@ -65,7 +67,7 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn is_good(&self) -> bool {
-        self.end == End::Settled && self.lost == 0 && self.unsettled_records == 0
+        self.end == End::Settled && self.lost == 0 && self.not_rerun == 0 && self.unsettled_records == 0
     }
 }
 
@@ -110,6 +112,7 @@ pub(super) async fn gather(
         completed,
         lost: c.unsettled(),
         failed,
+        not_rerun: c.awaiting_rerun,
         stolen: c.stolen,
         rerun: c.rerun,
         launches: machines.len() as u64,

@@ -1,6 +1,8 @@
 // Building elements. Data only ever becomes text nodes and attributes, never markup: what workflows and repositories
 // are called is up to strangers.
 
+import { NONE, ago, coarse, full, now } from "./format.js";
+
 /** An element. `props`: attributes, `on…` listeners, `vars` for CSS custom properties. Falsy children are left out. */
 export function h(tag, props, ...children) {
   return build(document.createElement(tag), props, children);
@@ -72,5 +74,24 @@ export async function copy(text, what) {
     toast(`${what} copied`);
   } catch {
     toast(`${what} could not be copied: the browser allows that only on secure pages`);
+  }
+}
+
+const AS = { ago, coarse };
+
+/** A time that keeps counting: since `at`, or until it when it is to come. The absolute time is its tooltip. */
+export function ticking(at, as = "ago") {
+  if (at === null || at === undefined || Number.isNaN(at)) return NONE;
+  const props = { class: "tick", "data-at": at, "data-as": as, datetime: new Date(at).toISOString(), title: full(at) };
+  return h("time", props, counted(at, as));
+}
+
+const counted = (at, as) => AS[as](Math.abs(now() - at));
+
+/** Moves every such time on. */
+export function tick() {
+  for (const element of document.querySelectorAll(".tick")) {
+    const text = counted(Number(element.dataset.at), element.dataset.as);
+    if (element.textContent !== text) element.textContent = text;
   }
 }

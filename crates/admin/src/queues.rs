@@ -64,22 +64,22 @@ async fn depth(queue: &dyn Queue) -> Result<Depth, Error> {
 
 impl QueueView {
     async fn of(watched: &WatchedQueue) -> Self {
-        let (depth, error) = match self::depth(&*watched.queue).await {
+        let (full, error) = match depth(&*watched.queue).await {
             Ok(depth) => (depth, None),
             Err(error) => (Depth::default(), Some(error.to_string())),
         };
         let dead = match &watched.dead_letters {
-            Some(dead) => self::depth(&**dead).await.ok(),
+            Some(dead) => depth(&**dead).await.ok(),
             None => None,
         };
         Self {
             name: watched.queue.name().to_owned(),
             url: None,
-            messages_visible: depth.visible,
-            messages_in_flight: depth.in_flight,
+            messages_visible: full.visible,
+            messages_in_flight: full.in_flight,
             messages_delayed: None,
             dlq_messages: dead.and_then(|depth| depth.visible),
-            oldest_message_age_seconds: depth.oldest.map(|age| age.as_secs()),
+            oldest_message_age_seconds: full.oldest.map(|age| age.as_secs()),
             error,
         }
     }

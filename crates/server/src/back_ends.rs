@@ -23,7 +23,7 @@ pub(crate) struct BackEnds {
     /// Where agents report.
     pub(crate) reports: Arc<dyn Queue>,
     /// For the page.
-    pub(crate) queues: Vec<Arc<dyn Queue>>,
+    pub(crate) queues: Vec<admin::WatchedQueue>,
     pub(crate) secrets: Secrets,
     /// No other process can hold a lease: leases of earlier boots are dead.
     pub(crate) alone: bool,
@@ -89,7 +89,10 @@ pub(crate) async fn local(
         metrics,
     };
     let settings = settings(config, &ports)?;
-    let queues = vec![main, dead_letters, Arc::clone(&reports)];
+    let queues = vec![
+        admin::WatchedQueue { queue: main, dead_letters: Some(dead_letters) },
+        admin::WatchedQueue { queue: Arc::clone(&reports), dead_letters: None },
+    ];
     Ok(BackEnds { settings, reports, queues, secrets: secrets(config)?, ports, alone: true })
 }
 

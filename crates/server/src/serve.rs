@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admin::{About, Access, AdminState, ConfigWarning, WatchedQueue};
 use anyhow::Context;
 use axum::Router;
-use config::{Config, SystemFiles};
+use config::{Config, Loaded, SystemFiles};
 use dispatch::{Dispatch, Reports, Worker, sweeps};
 use domain::clock::{Clock, SystemClock};
 use queue::{Consumer, ConsumerConfig};
@@ -74,7 +75,7 @@ pub(crate) fn main(options: &cli::Serve) -> anyhow::Result<ExitCode> {
             }
             _ => back_ends::cloud(&config)?,
         };
-        run(&config, back_ends, metrics).await
+        run(&config, config_warnings(&loaded), back_ends, metrics).await
     });
     if let Err(error) = &clean {
         error!(%error, "the server cannot go on");
@@ -98,7 +99,7 @@ fn log_config(config: &Config) -> LogConfig {
 }
 
 /// Runs until a signal, then drains. `false`: something did not end in time.
-async fn run(config: &Config, back_ends: BackEnds, metrics: Metrics) -> anyhow::Result<bool> {
+async fn run(config: &Config, warnings: Vec<ConfigWarning>, back_ends: BackEnds, metrics: Metrics) -> anyhow::Result<bool> {
     let BackEnds { ports, settings, reports, queues, secrets, alone } = back_ends;
     let timings = settings.timings;
     let divisor = config.tuning.time_divisor;
@@ -109,6 +110,16 @@ async fn run(config: &Config, back_ends: BackEnds, metrics: Metrics) -> anyhow::
         dispatch.recover_own_leases().await.context("the store does not answer")?;
     }
 
+    let about = About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        mode: if config.local { "local" } else { config.mode.as_str() }.to_owned(),
+        started_at: clock.now(),
+        features: BTreeMap::from([
+            ("rerun_interrupted_jobs".to_owned(), config.github.rerun_interrupted_jobs),
+            ("prometheus".to_owned(), config.local || config.metrics.prometheus_path.is_some()),
+        ]),
+        warnings,
+    };
     let health = Health::new(Arc::clone(&main));
     let observer = Arc::new(Observed { metrics: metrics.clone(), clock });
     let (stop, close) = (CancellationToken::new(), CancellationToken::new());
@@ -129,7 +140,7 @@ async fn run(config: &Config, back_ends: BackEnds, metrics: Metrics) -> anyhow::
     let listener =
         TcpListener::bind(&config.core.listen_addr).await.with_context(|| format!("cannot listen on {}", config.core.listen_addr))?;
     let address = listener.local_addr()?;
-    let app = app(config, &dispatch, secrets, queues, &health, metrics, &close);
+    let app = app(config, &dispatch, secrets, queues, about, &health, metrics, &close);
     let closing = close.clone();
     tasks.spawn(async move {
         let serving = axum::serve(listener, app).with_graceful_shutdown(closing.cancelled_owned());
@@ -161,17 +172,37 @@ async fn run(config: &Config, back_ends: BackEnds, metrics: Metrics) -> anyhow::
     Ok(clean)
 }
 
+fn config_warnings(loaded: &Loaded) -> Vec<ConfigWarning> {
+    let warnings = loaded.problems.iter().filter(|p| !p.code.is_error());
+    warnings
+        .flat_map(|p| p.variables.iter().map(|name| ConfigWarning { code: p.code.as_str().to_owned(), name: name.clone() }))
+        .collect()
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of the one listener, named once")]
 fn app(
     config: &Config,
     dispatch: &Arc<Dispatch>,
     secrets: github::webhook::Secrets,
-    queues: Vec<Arc<dyn queue::Queue>>,
+    queues: Vec<WatchedQueue>,
+    about: About,
     health: &Arc<Health>,
     metrics: Metrics,
     closing: &CancellationToken,
 ) -> Router {
+    let state = AdminState {
+        dispatch: Arc::clone(dispatch),
+        queues,
+        access: if config.local { Access::Open } else { Access::Closed },
+        about,
+        stop: closing.clone(),
+    };
     let mut app = dispatch::http::router(Arc::clone(dispatch), secrets)
-        .merge(http::health(Arc::clone(health)));
+        .merge(http::health(Arc::clone(health)))
+        .merge(admin::router(state));
+    if config.local {
+        app = app.merge(admin::root_redirect());
+    }
     let path = config.metrics.prometheus_path.as_deref().or(config.local.then_some("/metrics"));
     if let Some(path) = path {
         app = app.merge(http::metrics(path, metrics));

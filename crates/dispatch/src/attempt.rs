@@ -92,7 +92,7 @@ impl Dispatch {
             Claimed::Answer(disposition) => return Ok(disposition),
         };
         let mut attempt = Attempt { job: claimed.job.clone(), token: claimed.token.clone(), machine: None, handed_over: false };
-        let failure = match tokio::time::timeout_at(deadline, self.work(&mut attempt, claimed)).await {
+        let failure = match tokio::time::timeout_at(deadline, self.work(&mut attempt, *claimed)).await {
             Ok(Ok(worked)) => {
                 if worked == Worked::Prepared {
                     self.assigned(&attempt, sent_at);
@@ -234,11 +234,11 @@ impl Dispatch {
                         self.ports.metrics.lease_stolen();
                     }
                     self.ports.metrics.transition("claim", read.map(|r| r.state), Some(job.state));
-                    Claimed::Work(Work { job, token, resume: None, previous_launch, existed })
+                    Claimed::Work(Box::new(Work { job, token, resume: None, previous_launch, existed }))
                 }
                 Decision::Resume { instance, .. } => {
                     self.ports.metrics.lease_stolen();
-                    Claimed::Work(Work { job, token, resume: Some(instance), previous_launch: None, existed })
+                    Claimed::Work(Box::new(Work { job, token, resume: Some(instance), previous_launch: None, existed }))
                 }
                 _ => Claimed::Answer(Disposition::Ack),
             });
@@ -300,7 +300,7 @@ impl Dispatch {
     ) -> Result<Option<Machine>, Failure> {
         let Some(launch_id) = previous_launch else { return Ok(None) };
         let filter = Filter { launch_id: Some(launch_id), include_gone: false };
-        for machine in self.ports.compute.list(&filter).await.map_err(failed_launch)? {
+        for machine in self.ports.compute.list(&filter).await.map_err(|e| failed_launch(&e))? {
             if machine.state.is_gone() || (machine.spot && attempt.job.force_on_demand) {
                 continue;
             }
@@ -332,8 +332,8 @@ impl Dispatch {
         let answers = self.ports.compute.launch(&launch_id, std::slice::from_ref(&request)).await;
         match answers.into_iter().next() {
             Some(Ok(machine)) => Ok(machine),
-            Some(Err(error)) => Err(failed_launch(error)),
-            None => Err(failed_launch(compute::Error::Transient("the provider answered nothing".to_owned()))),
+            Some(Err(error)) => Err(failed_launch(&error)),
+            None => Err(failed_launch(&compute::Error::Transient("the provider answered nothing".to_owned()))),
         }
     }
 
@@ -412,7 +412,7 @@ impl Dispatch {
     /// Mint, hand over, start. Repeatable: a hand-over that exists is not written again.
     async fn prepare(&self, attempt: &mut Attempt, runner: &Runner) -> Result<Worked, Failure> {
         let key = &runner.key;
-        let existing = self.ports.hand_over.get(key).await.map_err(failed_hand_over)?;
+        let existing = self.ports.hand_over.get(key).await.map_err(|e| failed_hand_over(&e))?;
         if existing.is_some_and(|d| d.dispatch_id == runner.dispatch.as_str()) {
             attempt.handed_over = true;
             self.change_runner(key, |row| row.advance(RunnerState::Minted)).await.map_err(Failure::Unknown)?;
@@ -435,7 +435,7 @@ impl Dispatch {
             };
             let document = mint::hand_over(&assignment, minted, &self.settings.hand_over);
             attempt.handed_over = true;
-            self.ports.hand_over.put(key, &document).await.map_err(failed_hand_over)?;
+            self.ports.hand_over.put(key, &document).await.map_err(|e| failed_hand_over(&e))?;
             self.change_runner(key, |row| {
                 row.name.clone_from(&name);
                 row.id = id.or(row.id);
@@ -444,7 +444,7 @@ impl Dispatch {
             .await
             .map_err(Failure::Unknown)?;
         }
-        self.ports.compute.start(key).await.map_err(failed_launch)?;
+        self.ports.compute.start(key).await.map_err(|e| failed_launch(&e))?;
         match self.fenced(attempt, JobState::Launched, Job::prepared).await {
             Ok(()) => Ok(Worked::Prepared),
             // The runner confirmed, or GitHub gave the job elsewhere, before we could note that we were done: either
@@ -482,7 +482,7 @@ impl Dispatch {
     /// Finishes what a dead attempt left: a bound machine that may or may not have its hand-over.
     async fn resume(&self, attempt: &mut Attempt, instance: &RunnerKey) -> Result<Worked, Failure> {
         info!(job_id = attempt.job.id.get(), instance_id = instance.as_str(), "finishing an interrupted hand-over");
-        let machine = self.ports.compute.describe(instance).await.map_err(failed_launch)?;
+        let machine = self.ports.compute.describe(instance).await.map_err(|e| failed_launch(&e))?;
         let row = self.ports.runners.get(instance).await?;
         attempt.machine.clone_from(&machine);
         match (machine, row) {
@@ -619,7 +619,7 @@ struct Work {
 }
 
 enum Claimed {
-    Work(Work),
+    Work(Box<Work>),
     Answer(Disposition),
 }
 
@@ -645,8 +645,8 @@ const fn naming<'a>(message: &'a JobMessage, key: &'a RunnerKey) -> mint::Naming
     }
 }
 
-fn failed_launch(error: compute::Error) -> Failure {
-    let class = match &error {
+fn failed_launch(error: &compute::Error) -> Failure {
+    let class = match error {
         compute::Error::Capacity(_) => FailureClass::Capacity,
         compute::Error::Transient(_) | compute::Error::Deployment(_) => FailureClass::Transient,
         compute::Error::Invalid(_) => FailureClass::Invalid,
@@ -654,8 +654,8 @@ fn failed_launch(error: compute::Error) -> Failure {
     Failure::Failed { class, until: None, error: error.to_string() }
 }
 
-fn failed_hand_over(error: provider::handover::Error) -> Failure {
-    let class = match &error {
+fn failed_hand_over(error: &provider::handover::Error) -> Failure {
+    let class = match error {
         provider::handover::Error::Transient(_) | provider::handover::Error::Deployment(_) => FailureClass::Transient,
         provider::handover::Error::Invalid(_) => FailureClass::Permanent,
     };

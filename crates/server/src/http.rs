@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use queue::Queue;
 use serde::Deserialize;
 use telemetry::Metrics;
+use telemetry::metrics::{CONTENT_TYPE, Method, Route, StatusClass};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -112,7 +114,20 @@ async fn ready(State(health): State<Arc<Health>>, Query(query): Query<ReadyQuery
 pub(crate) fn metrics(path: &str, metrics: Metrics) -> Router {
     let render = move || {
         let metrics = metrics.clone();
-        async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()) }
+        async move { ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.render()) }
     };
     Router::new().route(path, get(render))
+}
+
+/// Counts and times every answer, by the template of its route.
+pub(crate) async fn counted(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let method = Method::parse(request.method().as_str()).unwrap_or(Method::Other);
+    let response = next.run(request).await;
+    let status = StatusClass::from(response.status().as_u16());
+    let route = Route(route.as_deref().unwrap_or("other"));
+    metrics.http_requests(route, method, status);
+    metrics.http_request(route, method, status, started.elapsed());
+    response
 }

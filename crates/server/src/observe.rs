@@ -1,13 +1,17 @@
 //! What the consumers do, as metrics.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use queue::{Delivery, Error, Observer, Outcome};
+use domain::clock::{Clock, since};
+use queue::{Delivery, Error, Observer, Outcome, Queue};
 use telemetry::Metrics;
 use telemetry::metrics::{Processed, QueueName, ReceiveResult};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
-use domain::clock::{Clock, since};
-use std::sync::Arc;
+/// Between two looks at how full the queues are.
+const DEPTHS: Duration = Duration::from_secs(60);
 
 /// Counts for operators.
 pub(crate) struct Observed {
@@ -58,5 +62,24 @@ impl Observer for Observed {
     }
     fn inflight(&self, queue: &str, tasks: usize) {
         self.with(queue, |m, name| m.worker_inflight(name, Some(tasks as f64)));
+    }
+}
+
+/// Sets the depth gauges until told to stop. A queue that does not answer has no value, rather than an old one.
+pub(crate) async fn depths(queues: Vec<Arc<dyn Queue>>, metrics: Metrics, stop: CancellationToken) {
+    loop {
+        for queue in &queues {
+            let Some(name) = QueueName::parse(queue.name()) else { continue };
+            let depth = queue.depth().await.unwrap_or_else(|error| {
+                debug!(queue = queue.name(), %error, "the depth of a queue is unknown");
+                queue::Depth::default()
+            });
+            metrics.queue_depth(name, depth.visible.map(|n| n as f64));
+            metrics.queue_inflight(name, depth.in_flight.map(|n| n as f64));
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(DEPTHS) => {}
+        }
     }
 }

@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 
 use crate::back_ends::{self, BackEnds};
 use crate::http::{self, Health};
-use crate::observe::Observed;
+use crate::observe::{self, Observed};
 use crate::{cli, commands};
 
 /// Reports handled at the same time.
@@ -134,6 +134,8 @@ async fn run(config: &Config, warnings: Vec<ConfigWarning>, back_ends: BackEnds,
     let handler = Arc::new(Reports(Arc::clone(&dispatch)));
     tasks.spawn(Consumer::observed(reports, consuming, handler, rng, observer).run(stop.clone()));
     tasks.spawn(sweeps::run(Arc::clone(&dispatch), stop.clone()));
+    let watched: Vec<_> = queues.iter().flat_map(|q| [Some(Arc::clone(&q.queue)), q.dead_letters.clone()]).flatten().collect();
+    tasks.spawn(observe::depths(watched, metrics.clone(), stop.clone()));
     tasks.spawn(watchdog(Arc::clone(&health), close.clone()));
 
     // Last, so that no webhook is accepted before it can be stored.
@@ -205,9 +207,9 @@ fn app(
     }
     let path = config.metrics.prometheus_path.as_deref().or(config.local.then_some("/metrics"));
     if let Some(path) = path {
-        app = app.merge(http::metrics(path, metrics));
+        app = app.merge(http::metrics(path, metrics.clone()));
     }
-    app
+    app.layer(axum::middleware::from_fn_with_state(metrics, http::counted))
 }
 
 async fn watchdog(health: Arc<Health>, stop: CancellationToken) {

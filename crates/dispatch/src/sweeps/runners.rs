@@ -71,7 +71,7 @@ impl Dispatch {
             return Ok(false);
         }
         let event = |job: &Job| Event::UnconfirmedTimeout { github, retries_left: job.retries_left() };
-        Ok(self.raise_on(&current, event).await?)
+        self.raise_on(&current, event).await
     }
 
     /// Ends the runner of a job about to be dispatched again. `false`: not now.

@@ -13,6 +13,7 @@ use db::schema::JOBS;
 use db::table::{Item, Value};
 use db::{Memory, Table};
 use domain::message::JobMessage;
+use github::webhook::Kind;
 use queue::Delivery;
 
 #[derive(Default)]
@@ -92,7 +93,7 @@ impl Laws {
     /// A job message may go when its job is bound and prepared, running, condemned, settled, or pending with its
     /// outbox set.
     pub async fn check_ack(&self, table: &Memory, delivery: &Delivery) {
-        if delivery.attributes.contains_key("Kind") {
+        if Kind::of(&delivery.attributes) != Kind::Job {
             return;
         }
         let Ok(decoded) = JobMessage::decode(&delivery.body) else { return };

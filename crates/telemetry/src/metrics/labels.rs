@@ -62,23 +62,6 @@ closed! {
     JobResult { Served = "served", Interrupted = "interrupted", Error = "error", Timeout = "timeout" }
     /// Where a duplicate was noticed.
     DedupPath { Direct = "direct", Queue = "queue", Webhook = "webhook" }
-    /// A stretch between two milestones of a job.
-    Segment {
-        GithubDelivery = "github_delivery",
-        Ingest = "ingest",
-        QueueWait = "queue_wait",
-        Dispatch = "dispatch",
-        Launch = "launch",
-        Boot = "boot",
-        Register = "register",
-        Pickup = "pickup",
-        Execute = "execute",
-        Teardown = "teardown",
-        StartupTotal = "startup_total",
-        OverheadTotal = "overhead_total",
-    }
-    /// Why a segment could not be measured.
-    AnomalyKind { Negative = "negative", Missing = "missing" }
     /// A part of an agent's start.
     BootstrapPhase {
         Boot = "boot",

@@ -127,10 +127,6 @@ metrics! {
     histogram<WAIT> job_wait = "job_wait_seconds" (pool: Option<&PoolName>, source: Option<Source>);
     /// Seconds from GitHub's `created_at` to its `started_at`.
     histogram<WAIT> job_startup = "job_startup_seconds" (pool: Option<&PoolName>, source: Option<Source>);
-    /// Seconds between two milestones of a job.
-    histogram<WAIT> job_segment = "job_segment_seconds" (segment: Segment, source: Option<Source>);
-    /// Segments that could not be measured.
-    counter timeline_anomalies = "timeline_anomalies_total" (segment: &'static str, kind: AnomalyKind);
     /// Seconds an agent spent in a part of its start, as it reported.
     histogram<WAIT> agent_bootstrap = "agent_bootstrap_seconds" (pool: Option<&PoolName>, phase: BootstrapPhase);
     /// Seconds from started to completed.
@@ -174,8 +170,6 @@ metrics! {
     counter surplus_instances_terminated = "surplus_instances_terminated_total" (cause: &'static str);
     /// State changes of job records.
     counter transition = "transition_total" (event: &'static str, from: Option<JobState>, to: Option<JobState>);
-    /// Jobs that wait although a matching runner is online.
-    counter dispatch_stalled = "dispatch_stalled_total" ();
     /// Re-runs of jobs whose machine we lost.
     counter job_reruns = "job_reruns_total" (result: RerunResult);
 
@@ -216,12 +210,8 @@ metrics! {
     gauge worker_inflight = "worker_inflight" (queue: QueueName);
 
     // --- the process -----------------------------------------------------------------------------------------------
-    /// Conditional writes that were refused.
-    counter store_condition_lost = "store_condition_lost_total" (op: &'static str);
     /// Supervised tasks that died and were restarted.
     counter task_panics = "task_panics_total" (task: &'static str);
-    /// Loops found silent for too long and restarted.
-    counter loop_stalled = "loop_stalled_total" (r#loop: &'static str);
     /// HTTP requests answered.
     counter http_requests = "http_requests_total" (route: Route<'_>, method: Method, status_class: StatusClass);
     /// Seconds of answering an HTTP request.

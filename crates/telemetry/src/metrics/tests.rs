@@ -65,7 +65,6 @@ fn what_is_emitted_is_what_is_shown() {
     m.job_wait(None, Some(Source::ColdStart), Duration::from_millis(1500));
     m.pending_jobs(Some(0.0));
     m.oldest_pending(Some(12.5));
-    m.loop_stalled("outbox");
     m.scheduling_failure(SchedulingFailure("a word of the future"));
     m.transition("accept", None, Some(domain::job::JobState::Requeued));
     let text = m.render();
@@ -79,7 +78,6 @@ fn what_is_emitted_is_what_is_shown() {
         ("runs_fleet_job_wait_seconds_bucket{pool=\"\",source=\"cold_start\",le=\"2\"}", 1.0),
         ("runs_fleet_pending_jobs", 0.0),
         ("runs_fleet_oldest_pending_seconds", 12.5),
-        ("runs_fleet_loop_stalled_total{loop=\"outbox\"}", 1.0),
         ("runs_fleet_scheduling_failure_total{task_type=\"other\"}", 1.0),
         ("runs_fleet_transition_total{event=\"accept\",from=\"none\",to=\"requeued\"}", 1.0),
     ] {

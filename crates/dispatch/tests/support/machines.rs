@@ -1,0 +1,330 @@
+//! Machines, and the agents on them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::clock::Clock;
+use domain::gh::Conclusion;
+use domain::ids::{JobId, LaunchId, RunnerKey};
+use domain::report::{AgentReport, AgentStatus};
+use provider::compute::{Error, Filter, Machine, MachineState, Request};
+use provider::Compute;
+use queue::Queue;
+use simulation::github::model::{Connect, Message};
+use tokio::task::AbortHandle;
+
+use super::faults::{Port, Process};
+use super::github::GitHub;
+use super::seconds;
+use super::stores::HandOvers;
+
+/// How the machines of a world behave. Stories change it as they go.
+#[derive(Debug, Clone)]
+pub struct Nature {
+    /// EC2's machines run from their launch; a local one waits for its start.
+    pub runs_from_launch: bool,
+    pub launch_takes: Duration,
+    pub boot_takes: Duration,
+    /// How long an agent waits for its hand-over, and how long a listener for a job.
+    pub patience: Duration,
+    pub no_spot: bool,
+    pub no_on_demand: bool,
+    /// Listeners never connect.
+    pub never_connects: bool,
+    /// Machines do not become runners, and say so.
+    pub bootstrap_fails: bool,
+    /// Final reports are lost.
+    pub final_report_lost: bool,
+    /// Whether there are agents at all.
+    pub no_agents: bool,
+}
+
+impl Default for Nature {
+    fn default() -> Self {
+        Self {
+            runs_from_launch: false,
+            launch_takes: seconds(1),
+            boot_takes: seconds(5),
+            patience: seconds(600),
+            no_spot: false,
+            no_on_demand: false,
+            never_connects: false,
+            bootstrap_fails: false,
+            final_report_lost: false,
+            no_agents: false,
+        }
+    }
+}
+
+struct Held {
+    machine: Machine,
+    agent: Option<AbortHandle>,
+}
+
+/// Every machine there ever was.
+pub struct Machines {
+    pub nature: Mutex<Nature>,
+    held: Mutex<BTreeMap<RunnerKey, Held>>,
+    requests: Mutex<Vec<Request>>,
+    github: Arc<GitHub>,
+    documents: Arc<HandOvers>,
+    reports: Arc<dyn Queue>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Machines {
+    pub fn new(
+        github: Arc<GitHub>,
+        documents: Arc<HandOvers>,
+        reports: Arc<dyn Queue>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            nature: Mutex::default(),
+            held: Mutex::default(),
+            requests: Mutex::default(),
+            github,
+            documents,
+            reports,
+            clock,
+        })
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut Nature)) {
+        change(&mut self.nature.lock().unwrap());
+    }
+
+    fn nature(&self) -> Nature {
+        self.nature.lock().unwrap().clone()
+    }
+
+    /// Every machine, gone ones too, oldest first.
+    pub fn all(&self) -> Vec<Machine> {
+        self.held.lock().unwrap().values().map(|held| held.machine.clone()).collect()
+    }
+
+    pub fn live(&self) -> Vec<RunnerKey> {
+        self.all().into_iter().filter(|m| !m.state.is_gone()).map(|m| m.key).collect()
+    }
+
+    /// Everything that was asked for.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// The machine is gone, without a word: reclaimed, unplugged.
+    pub fn vanish(&self, key: &RunnerKey) {
+        if let Some(held) = self.held.lock().unwrap().get_mut(key) {
+            held.machine.state = MachineState::Terminated;
+            if let Some(agent) = held.agent.take() {
+                agent.abort();
+            }
+        }
+    }
+
+    fn make(self: &Arc<Self>, launch: &LaunchId, request: &Request) -> Result<Machine, Error> {
+        let nature = self.nature();
+        if if request.spot { nature.no_spot } else { nature.no_on_demand } {
+            return Err(Error::Capacity("none left".to_owned()));
+        }
+        let machine = {
+            let mut held = self.held.lock().unwrap();
+            let known = held.values().find(|held| held.machine.launch_id.as_ref() == Some(launch));
+            if let Some(known) = known {
+                return Ok(known.machine.clone());
+            }
+            let key = RunnerKey::new(format!("i-{:017x}", held.len() + 1));
+            let machine = Machine {
+                key: key.clone(),
+                state: MachineState::Pending,
+                instance_type: request.spec.instance_type.clone(),
+                zone: Some("z-1a".to_owned()),
+                spot: request.spot,
+                launched_at: self.clock.now(),
+                launch_id: Some(launch.clone()),
+                tags: request.tags.clone(),
+            };
+            held.insert(key, Held { machine: machine.clone(), agent: None });
+            machine
+        };
+        if nature.runs_from_launch {
+            self.boot(&machine.key);
+        }
+        Ok(machine)
+    }
+
+    fn boot(self: &Arc<Self>, key: &RunnerKey) {
+        let mut held = self.held.lock().unwrap();
+        let Some(held) = held.get_mut(key).filter(|held| held.machine.state == MachineState::Pending) else { return };
+        held.machine.state = MachineState::Running;
+        if !self.nature().no_agents {
+            held.agent = Some(tokio::spawn(Arc::clone(self).agent(key.clone())).abort_handle());
+        }
+    }
+
+    async fn agent(self: Arc<Self>, key: RunnerKey) {
+        self.serve(&key).await;
+        // The last thing an agent does is to end its machine.
+        if let Some(held) = self.held.lock().unwrap().get_mut(&key) {
+            held.machine.state = MachineState::Terminated;
+        }
+    }
+
+    async fn serve(&self, key: &RunnerKey) {
+        tokio::time::sleep(self.nature().boot_takes).await;
+        if self.nature().bootstrap_fails {
+            return self.report(AgentReport::new(key.clone(), AgentStatus::BootstrapFailed)).await;
+        }
+        let standby = tokio::time::Instant::now();
+        let document = loop {
+            if let Some(document) = self.documents.read(key) {
+                break document;
+            }
+            if standby.elapsed() > self.nature().patience {
+                return;
+            }
+            tokio::time::sleep(seconds(1)).await;
+        };
+        let job: Option<JobId> = document.job_id.parse().ok();
+        let report = |status| {
+            let mut report = AgentReport::new(key.clone(), status);
+            report.job_id = job;
+            report
+        };
+        if self.nature().never_connects {
+            return std::future::pending().await;
+        }
+        let credential = document.jit_config.expose().to_owned();
+        if self.github.with(|model, now| model.connect(&credential, Connect::default(), now)).is_err() {
+            return self.report(report(AgentStatus::BootstrapFailed)).await;
+        }
+        let mut started = report(AgentStatus::Started);
+        started.started_at = Some(self.clock.now());
+        self.report(started).await;
+        let status = self.listen(&credential).await;
+        let mut ended = report(status);
+        ended.completed_at = Some(self.clock.now());
+        ended.duration_seconds = 1;
+        if !self.nature().final_report_lost {
+            self.report(ended).await;
+        }
+    }
+
+    /// The listener: waits for a job, does it, and is gone.
+    async fn listen(&self, credential: &str) -> AgentStatus {
+        let online = tokio::time::Instant::now();
+        let mut changes = self.github.changes();
+        let mut running: Option<(JobId, tokio::time::Instant, Conclusion)> = None;
+        loop {
+            changes.mark_unchanged();
+            let heard = self.github.with_quietly(|model, now| {
+                model.heard(credential, now);
+                model.message(credential, running.map(|(id, ..)| id))
+            });
+            match heard {
+                Message::Nothing => {}
+                Message::Job(job) => {
+                    running = Some((job.id, tokio::time::Instant::now() + job.duration, job.outcome));
+                }
+                Message::Cancel => {
+                    if let Some((id, ..)) = running {
+                        let end = |model: &mut simulation::github::model::Model, now| {
+                            model.complete(credential, id, Conclusion::Cancelled, now)
+                        };
+                        let _ = self.github.with(end);
+                    }
+                    return AgentStatus::Failure;
+                }
+                Message::Gone => return AgentStatus::Success,
+            }
+            let nap = seconds(2);
+            match running {
+                Some((id, until, outcome)) if until <= tokio::time::Instant::now() => {
+                    let _ = self.github.with(|model, now| model.complete(credential, id, outcome, now));
+                    return AgentStatus::Success;
+                }
+                Some((_, until, _)) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(until.min(tokio::time::Instant::now() + nap)) => {}
+                        _ = changes.changed() => {}
+                    }
+                }
+                None if online.elapsed() > self.nature().patience => {
+                    self.github.with(|model, now| model.disconnect(credential, now));
+                    return AgentStatus::Success;
+                }
+                None => {
+                    tokio::select! {
+                        () = tokio::time::sleep(nap) => {}
+                        _ = changes.changed() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn report(&self, report: AgentReport) {
+        let message = queue::Message {
+            body: report.encode(),
+            group: report.group().to_owned(),
+            dedup: report.dedup_id(),
+            ..queue::Message::default()
+        };
+        self.reports.send(message).await.unwrap();
+    }
+}
+
+/// The provider, as one process reaches it.
+pub struct ProcessCompute {
+    pub process: Arc<Process>,
+    pub machines: Arc<Machines>,
+}
+
+fn busy<T>() -> Result<T, Error> {
+    Err(Error::Transient("the weather".to_owned()))
+}
+
+#[async_trait]
+impl Compute for ProcessCompute {
+    async fn launch(&self, launch_id: &LaunchId, requests: &[Request]) -> Vec<Result<Machine, Error>> {
+        self.machines.requests.lock().unwrap().extend_from_slice(requests);
+        let launch = async {
+            let takes = self.machines.nature().launch_takes;
+            let made: Vec<_> = requests.iter().map(|request| self.machines.make(launch_id, request)).collect();
+            tokio::time::sleep(takes).await;
+            made
+        };
+        self.process.call(Port::Compute, "compute.launch", || requests.iter().map(|_| busy()).collect(), launch).await
+    }
+    async fn start(&self, key: &RunnerKey) -> Result<(), Error> {
+        let start = async {
+            self.machines.boot(key);
+            Ok(())
+        };
+        self.process.call(Port::Compute, "compute.start", busy, start).await
+    }
+    async fn stop(&self, _key: &RunnerKey) -> Result<(), Error> {
+        Err(Error::Invalid("nothing here is stopped".to_owned()))
+    }
+    async fn terminate(&self, key: &RunnerKey) -> Result<(), Error> {
+        let terminate = async {
+            self.machines.vanish(key);
+            Ok(())
+        };
+        self.process.call(Port::Compute, "compute.terminate", busy, terminate).await
+    }
+    async fn describe(&self, key: &RunnerKey) -> Result<Option<Machine>, Error> {
+        let describe = async { Ok(self.machines.all().into_iter().find(|m| m.key == *key)) };
+        self.process.call(Port::Compute, "compute.describe", busy, describe).await
+    }
+    async fn list(&self, filter: &Filter) -> Result<Vec<Machine>, Error> {
+        let wanted = |m: &Machine| {
+            (filter.include_gone || !m.state.is_gone())
+                && filter.launch_id.as_ref().is_none_or(|launch| m.launch_id.as_ref() == Some(launch))
+        };
+        let list = async { Ok(self.machines.all().into_iter().filter(wanted).collect()) };
+        self.process.call(Port::Compute, "compute.list", busy, list).await
+    }
+}

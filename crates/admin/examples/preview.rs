@@ -1,6 +1,6 @@
 //! The page with made-up jobs, to look at while working on it: `cargo run -p admin --example preview`, then open
 //! `http://127.0.0.1:8099/admin/`.
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_possible_wrap, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub, missing_docs, reason = "made-up data")]
 
 #[path = "../tests/api/fixture.rs"]
 mod fixture;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use domain::clock::{Clock, SignedDuration, SystemClock, Timestamp, whole_seconds};
 use domain::gh;
-use domain::ids::{ClassKey, DispatchId, JobId, RunId, RunnerId, RunnerKey};
+use domain::ids::{ClassKey, DispatchId, RunId, RunnerId, RunnerKey};
 use domain::job::apply::{Bound, Context, ServedBy};
 use domain::job::transition::{Bump, RequeueReason, SettleReason, Wake};
 use domain::job::{Job, Lease, Milestone, Settled, Sighting};
@@ -51,7 +51,7 @@ fn spread(n: u64, from: i64, to: i64) -> i64 {
 }
 
 fn key(n: u64) -> RunnerKey {
-    RunnerKey::new(format!("i-{:017x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2))
+    RunnerKey::new(format!("i-{:017x}", (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2))
 }
 
 impl Story {
@@ -240,6 +240,24 @@ async fn fill(fleet: &Fleet, now: Timestamp) {
     fleet.webhook(701, &["runs-fleet/cpu=4/ram=9000"]).await;
 }
 
+/// A job that comes in after a while and lives for half a minute.
+async fn live(fleet: &Fleet, n: u64) {
+    tokio::time::sleep(Duration::from_secs(n * 6)).await;
+    let (n, began) = (10_000 + n, SystemClock.now());
+    let jobs = &fleet.state.dispatch.ports().jobs;
+    let mut job = jobs.create(&Story::accepted(n, began).job).await.unwrap().applied().unwrap();
+    for (wait, story) in [
+        (1, Story::accepted(n, began).claimed(n)),
+        (2, Story::accepted(n, began).launched(n)),
+        (9, Story::accepted(n, began).running(n)),
+        (15, Story::accepted(n, began).over(n, 15_000, "success")),
+    ] {
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        let next = Job { version: job.version, ..story.job };
+        job = jobs.write(&job, next).await.unwrap().applied().unwrap();
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let fleet = Fleet::new(Arc::new(SystemClock));
@@ -247,12 +265,7 @@ async fn main() {
     let app = admin::router(fleet.state.clone()).merge(admin::root_redirect());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8099").await.unwrap();
     println!("http://127.0.0.1:8099/admin/");
-    let news = async {
-        for n in 0.. {
-            tokio::time::sleep(Duration::from_secs(7)).await;
-            fleet.webhook(JobId::new(50_000_000_000 + n).unwrap().get(), &["runs-fleet/cpu=2"]).await;
-        }
-    };
+    let news = futures::future::join_all((0..600).map(|n| live(&fleet, n)));
     let serve = async { axum::serve(listener, app).await.unwrap() };
     tokio::join!(news, serve);
 }

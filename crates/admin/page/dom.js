@@ -19,13 +19,13 @@ function build(element, props, children) {
     else if (name === "vars") for (const [key, v] of Object.entries(value)) element.style.setProperty(key, v);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((child) => child !== undefined && child !== null && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false));
   return element;
 }
 
 const ICONS = {
   waiting: ["M8 2a6 6 0 1 1 0 12A6 6 0 0 1 8 2", { "stroke-dasharray": "2.2 2.5" }],
-  starting: ["M8 2a6 6 0 0 1 6 6M14 8a6 6 0 1 1-6-6", {}, "M8 2a6 6 0 0 1 6 6"],
+  starting: ["M8 2a6 6 0 1 1 0 12A6 6 0 0 1 8 2M8 4.9V8l2.1 1.5", {}],
   running: ["M8 2a6 6 0 1 1 0 12A6 6 0 0 1 8 2M8 6.4a1.6 1.6 0 1 1 0 3.2 1.6 1.6 0 0 1 0-3.2", {}],
   done: ["M3 8.6l3.2 3.2L13 4.6", {}],
   failed: ["M4 4l8 8M12 4l-8 8", {}],
@@ -53,7 +53,7 @@ export function icon(name) {
 
 /** Puts children in the place of what is there. */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.flat().filter(Boolean));
+  element.replaceChildren(...children.flat(Infinity).filter(Boolean));
   return element;
 }
 

@@ -65,6 +65,12 @@ export function clock(at, millis = false) {
   return millis ? `${text}.${pad(((at % 1000) + 1000) % 1000, 3)}` : text;
 }
 
+/** A clock time, with its day unless that is today. */
+export function brief(at) {
+  const [day, today] = [full(at).slice(0, 10), full(now()).slice(0, 10)];
+  return day === today ? clock(at) : `${day} ${clock(at)}`;
+}
+
 /** Date, time and zone. */
 export function full(at) {
   const d = new Date(at);

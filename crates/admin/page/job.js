@@ -2,7 +2,7 @@
 
 import { read } from "./api.js";
 import { copy, fill, h, icon, ticking, toast } from "./dom.js";
-import { NONE, full, length, ms, now } from "./format.js";
+import { NONE, brief, full, length, ms, now } from "./format.js";
 import { badge } from "./jobs.js";
 import { on } from "./live.js";
 import { blank } from "./table.js";
@@ -17,14 +17,14 @@ const back = () => h("a", { class: "back", href: "/admin/jobs/" }, icon("back"),
 /** An id or word worth copying. */
 const copyable = (text, what) => h("button", { type: "button", class: "copy", title: "Copy", onclick: () => copy(String(text), what) }, h("code", {}, String(text)));
 
-const stamp = (time) => (time ? [h("span", { class: "num" }, full(ms(time))), h("span", { class: "dim" }, " · ", ticking(ms(time)), ms(time) > now() ? " to go" : " ago")] : undefined);
+const stamp = (time) => (time ? [h("span", { class: "num", title: full(ms(time)) }, brief(ms(time))), h("span", { class: "dim" }, " · ", ticking(ms(time)), ms(time) > now() ? " to go" : " ago")] : undefined);
 
 function figures(job, timeline) {
   const last = timeline.attempts.at(-1);
   const step = (name) => last?.segments.find((segment) => segment.name === name)?.ms ?? null;
   const rows = [
     ["Start-up", length(timeline.startup_total_ms), "from GitHub's creation of the job to its start"],
-    ["Ran", length(step("execute")), "from GitHub's start to its conclusion"],
+    ["Ran", job.completed_at || !job.in_progress_at ? length(step("execute")) : ticking(ms(job.in_progress_at), "coarse"), "from GitHub's start to its conclusion"],
     ["Attempt", String(job.attempt), "how often we tried to give it a machine"],
     ["Machine", job.instance_type ?? NONE, job.instance_id ?? "none is bound"],
     ["Came from", SOURCES[job.source] ?? NONE, job.instance_id ? (job.spot ? "spot capacity" : "on-demand capacity") : "no machine is bound"],
@@ -86,7 +86,7 @@ export function job(root) {
   function draw() {
     const { job, timeline } = last;
     const over = job.completed_at !== undefined;
-    fill(times, h("h2", { id: "h-time" }, "Timeline"), figures(job, timeline), waterfall(timeline, over, choice, draw));
+    fill(times, h("h2", { id: "h-time" }, "Timeline"), waterfall(timeline, over, choice, figures(job, timeline), draw));
   }
 
   function render() {

@@ -259,8 +259,8 @@ export function jobs(root) {
     on("refresh", () => load()),
     on("hint", (topic, data) => {
       if (topic === "snapshot") count(data);
-      if (topic !== "job") return;
-      // The word at once, the rest with the next reading.
+      if (topic === "instance") return;
+      // The word at once, the rest with the next reading. Other replicas' work shows in the counts alone.
       const row = rows.find((job) => job.job_id === data.job_id);
       if (row && data.status !== "rejected" && row.status !== data.status) {
         row.status = data.status;

@@ -68,10 +68,10 @@ function tells(row) {
   return `${row.title}, ${row.about.says}: ${words(row)}. From ${stamp(row.from, row.clocks[0])} to ${row.kind === "running" ? "now" : stamp(row.to, row.clocks[1])}.${remark}`;
 }
 
-/** Draws the timeline. `choice.scale` is `start` or `whole`; changing it calls `redraw`. */
-export function waterfall(timeline, over, choice, redraw) {
+/** Draws the timeline below its `figures`. `choice.scale` is `start` or `whole`; changing it calls `redraw`. */
+export function waterfall(timeline, over, choice, figures, redraw) {
   const attempts = timeline.attempts.filter((attempt) => known(attempt).length > 0);
-  if (!attempts.length) return h("p", { class: "sub" }, "No milestone of this job was recorded.");
+  if (!attempts.length) return [figures, h("p", { class: "sub" }, "No milestone of this job was recorded.")];
   const all = attempts.flatMap(known);
   const origin = Math.min(...all);
   const last = attempts.at(-1);
@@ -116,9 +116,9 @@ export function waterfall(timeline, over, choice, redraw) {
   const marks = ticks(span, innerWidth < 640 ? 3 : 6);
   const option = (name, title) => h("button", { type: "button", "aria-pressed": String(scale === name), onclick: () => { choice.scale = name; redraw(); } }, title);
   return h("div", { class: "waterfall" },
-    h("div", { class: "wf-tools" },
+    h("div", { class: "wf-top" }, figures, h("div", { class: "wf-tools" },
       zoomable && h("div", { class: "switch", role: "group", "aria-label": "Scale" }, option("start", "Start-up"), option("whole", "Whole job")),
-      h("button", { type: "button", class: "quiet", onclick: () => copy(JSON.stringify(timeline, null, 2), "Timeline") }, "Copy as JSON")),
+      h("button", { type: "button", class: "quiet", onclick: () => copy(JSON.stringify(timeline, null, 2), "Timeline") }, "Copy as JSON"))),
     h("div", { class: "wf-body", role: "list", "aria-label": "Steps of the job" },
       h("div", { class: "wf-axis", "aria-hidden": "true" }, marks.map((at) => h("span", { vars: { "--at": `${(100 * at) / span}%` } }, label(at)))),
       h("div", { class: "wf-lines", "aria-hidden": "true" }, marks.map((at) => h("span", { vars: { "--at": `${(100 * at) / span}%` } }))),

@@ -461,7 +461,7 @@ impl Dispatch {
             abandoned: &runner.abandoned_names,
             labels: &runner.labels,
             group: &self.settings.hand_over.runner_group,
-            registration: mint::Registration::Jit,
+            registration: self.settings.registration,
         };
         let (abandoned, result) = match mint::mint(&self.ports.github, &request).await {
             Ok(mint) => (mint.abandoned.clone(), Ok(mint)),

@@ -17,6 +17,8 @@ use queue::Queue;
 use telemetry::Metrics;
 use tokio::sync::broadcast;
 
+use crate::pace::Pace;
+
 /// Everything outside the process that dispatch talks to.
 pub struct Ports {
     /// Job records.
@@ -52,6 +54,10 @@ pub struct Settings {
     pub aliases: Aliases,
     /// Repositories we serve (`owner/name` or `owner/*`); empty means all.
     pub allowed_repos: Vec<String>,
+    /// Jobs of one repository dispatched per minute; more wait their turn. Zero is no limit.
+    pub jobs_per_minute: u32,
+    /// How machines become runners.
+    pub registration: mint::Registration,
     /// Ask GitHub to re-run jobs whose machine we lost.
     pub rerun_interrupted: bool,
     /// Runtime ceiling of a job.
@@ -114,13 +120,14 @@ pub struct Dispatch {
     news: broadcast::Sender<News>,
     rejected: Mutex<VecDeque<Rejected>>,
     active: Mutex<BTreeMap<Repo, Timestamp>>,
+    pace: Mutex<Pace>,
 }
 
 impl Dispatch {
     /// Brings ports and settings together.
     pub fn new(ports: Ports, settings: Settings) -> Arc<Self> {
         let (news, _) = broadcast::channel(1024);
-        Arc::new(Self { ports, settings, news, rejected: Mutex::default(), active: Mutex::default() })
+        Arc::new(Self { ports, settings, news, rejected: Mutex::default(), active: Mutex::default(), pace: Mutex::default() })
     }
 
     /// The ports, for the crates above.
@@ -167,6 +174,11 @@ impl Dispatch {
             active.retain(|_, at| domain::clock::since(now, *at) < ACTIVE_MARK);
             active.insert(repo.clone(), now);
         }
+    }
+
+    /// How long a new job of a repository waits its turn.
+    pub(crate) fn turn(&self, repo: &Repo) -> Duration {
+        lock(&self.pace).wait(repo, self.settings.jobs_per_minute, self.now())
     }
 
     pub(crate) fn tell(&self, news: News) {

@@ -96,6 +96,12 @@ impl Dispatch {
         if let Some(received) = received {
             job.timeline.stamp(1, Milestone::WebhookReceived, received);
         }
+        let turn = self.turn(&event.repo);
+        if !turn.is_zero() {
+            let at = clock::after(clock::whole_seconds(self.now()), turn);
+            (job.not_before, job.redrive_at) = (Some(at), Some(at));
+            info!(job_id = job.id.get(), repo = event.repo.as_str(), seconds = turn.as_secs(), "the job waits its turn");
+        }
         let accepted = within(deadline, || self.create(&job)).await;
         let (record, fresh) = match &accepted {
             Ok(Accepted::Created(job)) => (job.as_ref(), true),
@@ -107,7 +113,11 @@ impl Dispatch {
                 (&job, true)
             }
         };
-        let sent = within(deadline, || self.wake_or_say(record)).await;
+        // A job in back-off is the outbox's to wake.
+        let sent = match record.is_due(self.now()) {
+            true => within(deadline, || self.wake_or_say(record)).await,
+            false => Ok(()),
+        };
         let _ = tokio::time::timeout_at(deadline, self.saw_job_of(&event.repo)).await;
         match (&accepted, &sent) {
             (Err(_), Err(_)) => Err(Unavailable),

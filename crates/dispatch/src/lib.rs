@@ -19,6 +19,7 @@ mod boot;
 pub mod context;
 pub mod http;
 pub mod ingest;
+mod pace;
 mod records;
 pub mod retire;
 pub mod signals;

@@ -128,6 +128,11 @@ fn settings(config: &Config, ports: &Ports) -> anyhow::Result<Settings> {
         owner: format!("{}-{}", config.core.replica_id, &boot[..8]),
         aliases,
         allowed_repos: config.github.allowed_repos.clone(),
+        jobs_per_minute: config.tuning.ingest_rate_per_repo.unwrap_or(0),
+        registration: match config.github.registration {
+            config::Registration::Jit => mint::Registration::Jit,
+            config::Registration::Token => mint::Registration::Token,
+        },
         rerun_interrupted: config.github.rerun_interrupted_jobs,
         max_runtime: config.tuning.max_runtime,
         hand_over: mint::Settings {

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use domain::ids::JobId;
 
 /// Runs GitHub Actions jobs on your own ephemeral machines.
 #[derive(Debug, Parser)]
@@ -52,7 +53,7 @@ pub(crate) struct Local {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
     pub(crate) parallel: u64,
     /// Probability that a runner takes a job it was not launched for.
-    #[arg(long, value_name = "P", default_value_t = 0.15)]
+    #[arg(long, value_name = "P", default_value_t = 0.15, value_parser = probability)]
     pub(crate) theft: f64,
     /// Seed of the simulated GitHub's choices and of the chaos.
     #[arg(long, default_value_t = 1)]
@@ -114,13 +115,19 @@ pub(crate) struct Labels {
 #[derive(Debug, Args)]
 pub(crate) struct Why {
     /// The workflow job's id, as in its URL.
-    pub(crate) job: String,
+    pub(crate) job: JobId,
     /// Directory of a `local` run (its `--dir`).
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[cfg(feature = "local")]
+fn probability(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|p| (0.0..=1.0).contains(p));
+    value.ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
 /// Writes a line to standard output; a closed pipe is not our problem.

@@ -14,7 +14,8 @@ use crate::cli::{self, Format, say};
 
 const ALIASES: &str = "RUNS_FLEET_LABEL_ALIASES";
 
-fn environment() -> BTreeMap<String, String> {
+/// The environment, without what is not UTF-8: no variable of ours may be that.
+pub(crate) fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
@@ -66,12 +67,9 @@ pub(crate) fn labels(options: &cli::Labels) -> anyhow::Result<ExitCode> {
         return Ok(if parsed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let mut out = std::io::stdout().lock();
-    for line in std::io::stdin().lock().lines() {
-        let line = line?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let answer = match serde_json::from_str::<Vec<String>>(&line) {
+    // Lines as bytes: whatever one of them holds, every line gets its answer.
+    for line in std::io::stdin().lock().split(b'\n') {
+        let answer = match serde_json::from_slice::<Vec<String>>(&line?) {
             Ok(labels) => labels::to_json(&labels::parse(&labels, &aliases)),
             Err(_) => r#"{"error":"invalid_input","warnings":[]}"#.to_owned(),
         };
@@ -124,9 +122,15 @@ fn explain(set: &[String], parsed: &Result<LabelSpec, LabelError>) {
 /// `healthcheck`: one plain request, no client needed.
 pub(crate) fn healthcheck() -> anyhow::Result<ExitCode> {
     const LIMIT: Duration = Duration::from_secs(2);
-    let listen = environment().get("RUNS_FLEET_LISTEN_ADDR").cloned().unwrap_or_else(|| "0.0.0.0:8080".to_owned());
-    let port = listen.rsplit_once(':').map_or("8080", |(_, port)| port);
-    let address = format!("127.0.0.1:{port}").to_socket_addrs()?.next().context("no address to ask")?;
+    let listen = environment().get("RUNS_FLEET_LISTEN_ADDR").filter(|v| !v.trim().is_empty()).cloned();
+    let listen = listen.unwrap_or_else(|| "0.0.0.0:8080".to_owned());
+    let (host, port) = listen.rsplit_once(':').context("RUNS_FLEET_LISTEN_ADDR has no port")?;
+    let host = match host.trim_matches(['[', ']']) {
+        "" | "0.0.0.0" | "::" => "127.0.0.1",
+        host => host,
+    };
+    let port: u16 = port.parse().context("RUNS_FLEET_LISTEN_ADDR has no port")?;
+    let address = (host, port).to_socket_addrs()?.next().context("no address to ask")?;
     let mut stream = TcpStream::connect_timeout(&address, LIMIT).with_context(|| format!("nobody answers on {address}"))?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
@@ -140,15 +144,14 @@ pub(crate) fn healthcheck() -> anyhow::Result<ExitCode> {
 
 /// `why`.
 pub(crate) fn why(options: &cli::Why) -> anyhow::Result<ExitCode> {
-    let id = options.job.parse().context("a workflow job's id is a number, the last part of its URL")?;
     #[cfg(feature = "local")]
     {
         let dir = options.dir.clone().map_or_else(crate::local::latest, Ok)?;
-        crate::local::why(&dir, id, options.json)
+        crate::local::why(&dir, options.job, options.json)
     }
     #[cfg(not(feature = "local"))]
     {
-        let _: domain::ids::JobId = id;
+        let _ = options;
         anyhow::bail!("this build has no store to ask")
     }
 }

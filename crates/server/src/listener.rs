@@ -37,6 +37,8 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, closing: Cancellat
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
+                    // Answers and events are small and nobody sends more behind them.
+                    let _ = stream.set_nodelay(true);
                     connections.spawn(connection(stream, app.clone(), closing.clone()));
                 }
                 Err(error) => {

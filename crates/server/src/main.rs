@@ -4,6 +4,7 @@ mod back_ends;
 mod cli;
 mod commands;
 mod http;
+mod listener;
 #[cfg(feature = "local")]
 mod local;
 mod observe;

@@ -35,7 +35,7 @@ const HTTP_CLOSE: Duration = Duration::from_secs(5);
 
 /// The sub-command.
 pub(crate) fn main(options: &cli::Serve) -> anyhow::Result<ExitCode> {
-    let env: BTreeMap<String, String> = std::env::vars().collect();
+    let env = commands::environment();
     #[cfg(feature = "local")]
     let dir = options.local.as_deref();
     #[cfg(not(feature = "local"))]
@@ -136,6 +136,7 @@ async fn run(config: &Config, warnings: Vec<ConfigWarning>, back_ends: BackEnds,
     tasks.spawn(sweeps::run(Arc::clone(&dispatch), stop.clone()));
     let watched: Vec<_> = queues.iter().flat_map(|q| [Some(Arc::clone(&q.queue)), q.dead_letters.clone()]).flatten().collect();
     tasks.spawn(observe::depths(watched, metrics.clone(), stop.clone()));
+    tasks.spawn(check_app(Arc::clone(&dispatch)));
     tasks.spawn(watchdog(Arc::clone(&health), close.clone()));
 
     // Last, so that no webhook is accepted before it can be stored.
@@ -143,13 +144,7 @@ async fn run(config: &Config, warnings: Vec<ConfigWarning>, back_ends: BackEnds,
         TcpListener::bind(&config.core.listen_addr).await.with_context(|| format!("cannot listen on {}", config.core.listen_addr))?;
     let address = listener.local_addr()?;
     let app = app(config, &dispatch, secrets, queues, about, &health, metrics, &close);
-    let closing = close.clone();
-    tasks.spawn(async move {
-        let serving = axum::serve(listener, app).with_graceful_shutdown(closing.cancelled_owned());
-        if let Err(error) = serving.await {
-            error!(%error, "the HTTP listener ended");
-        }
-    });
+    tasks.spawn(crate::listener::serve(listener, app, close.clone()));
     info!(event = "server_started", address = %address, "serving");
 
     wait_for_signal().await?;
@@ -210,6 +205,18 @@ fn app(
         app = app.merge(http::metrics(path, metrics.clone()));
     }
     app.layer(axum::middleware::from_fn_with_state(metrics, http::counted))
+}
+
+/// Tells operators what the App lacks, in words; a call that fails later says it less well.
+async fn check_app(dispatch: Arc<Dispatch>) {
+    match dispatch.ports().github.app().await {
+        Ok(app) => {
+            for missing in app.missing() {
+                warn!(app = app.slug, missing, "the GitHub App lacks something it needs");
+            }
+        }
+        Err(error) => warn!(%error, "the GitHub App could not be checked"),
+    }
 }
 
 async fn watchdog(health: Arc<Health>, stop: CancellationToken) {

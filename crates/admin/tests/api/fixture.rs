@@ -116,6 +116,8 @@ impl Fleet {
         };
         let settings = Settings {
             timings: Timings::PRODUCTION,
+            registration: mint::Registration::Jit,
+            jobs_per_minute: 0,
             owner: "replica-1/boot-1".to_owned(),
             aliases: Aliases::default(),
             allowed_repos: Vec::new(),

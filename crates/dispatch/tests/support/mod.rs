@@ -9,6 +9,7 @@
 //! * [`world`] — all of it together, and the words stories are told in.
 
 #![allow(dead_code, reason = "stories and benches use different parts")]
+#![allow(unreachable_pub, reason = "it is a module of several test programs")]
 #![allow(clippy::disallowed_methods, reason = "tests may detach tasks; the world ends them")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

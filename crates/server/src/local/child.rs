@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::Layout;
 use crate::cli::complain;
+use crate::commands;
 
 /// How long the first start may take, stores included.
 const START: Duration = Duration::from_secs(30);
@@ -192,7 +193,7 @@ pub(super) fn address(port: Option<u16>) -> anyhow::Result<SocketAddr> {
 
 /// The variables a child gets from us. Ours would configure it twice.
 pub(super) fn inherited(keep_ours: bool) -> BTreeMap<String, String> {
-    std::env::vars().filter(|(name, _)| keep_ours || !name.starts_with("RUNS_FLEET_")).collect()
+    commands::environment().into_iter().filter(|(name, _)| keep_ours || !name.starts_with("RUNS_FLEET_")).collect()
 }
 
 /// Ends whatever machines are still running.

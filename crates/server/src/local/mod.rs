@@ -134,6 +134,11 @@ async fn on_the_real_github(options: &cli::Local, dir: &Path) -> anyhow::Result<
         options.jobs.is_none() && !options.chaos,
         "--jobs and --chaos are for the simulated GitHub; unset RUNS_FLEET_GITHUB_APP_ID to use it"
     );
+    anyhow::ensure!(
+        std::env::var_os("RUNS_FLEET_RUNNER_URL").is_some() && std::env::var_os("RUNS_FLEET_RUNNER_SHA256").is_some(),
+        "the real GitHub needs the real runner: set RUNS_FLEET_RUNNER_URL to a release of actions/runner for this \
+         machine, and RUNS_FLEET_RUNNER_SHA256 to its checksum from the release notes"
+    );
     let mut env = child::inherited(true);
     env.insert("RUNS_FLEET_LISTEN_ADDR".into(), child::address(options.port)?.to_string());
     let orchestrator = Orchestrator::start(dir, false, env).await?;
@@ -228,6 +233,7 @@ fn environment(
     set("RUNS_FLEET_GITHUB_WEBHOOK_SECRET", secret.to_owned());
     set("RUNS_FLEET_GITHUB_API_URL", github.api_url().to_owned());
     set("RUNS_FLEET_GITHUB_SERVER_URL", github.api_url().to_owned());
+    set("RUNS_FLEET_INGEST_RATE_PER_REPO", "0".to_owned());
     // No balancer stands in front.
     set("RUNS_FLEET_SHUTDOWN_DRAIN_DELAY_SECONDS", "0".to_owned());
     if divisor > 1 {

@@ -1,0 +1,12 @@
+//! Stories: what happens to jobs when everything, or nearly everything, goes wrong.
+//!
+//! Each is named for the property it protects, and told against the real dispatch on ports in memory; see
+//! `support`.
+
+#![allow(clippy::disallowed_methods, reason = "tests may detach tasks; the world ends them")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod crash;
+mod life;

@@ -1,5 +1,5 @@
 //! The page with made-up jobs, to look at while working on it: `cargo run -p admin --example preview`, then open
-//! `http://127.0.0.1:8099/admin/`.
+//! `http://127.0.0.1:8099/admin/`. With the argument `closed`, as it is where nobody may read.
 #![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub, missing_docs, reason = "made-up data")]
 
 #[path = "../tests/api/fixture.rs"]
@@ -188,7 +188,8 @@ fn runner(job: &Job, state: RunnerState, now: Timestamp) -> Option<(Runner, Mach
 async fn fill(fleet: &Fleet, now: Timestamp) {
     let ago = |seconds: i64| after(now, -1000 * seconds);
     for n in 0..64 {
-        let conclusion = ["success", "success", "success", "success", "failure", "success", "cancelled"][n as usize % 7];
+        let conclusion =
+            ["success", "success", "success", "success", "failure", "success", "cancelled"][n as usize % 7];
         let began = ago(260 + 190 * n as i64);
         fleet.job(Story::accepted(n, began).over(n, spread(n, 38_000, 240_000), conclusion).job).await;
     }
@@ -211,8 +212,7 @@ async fn fill(fleet: &Fleet, now: Timestamp) {
     let mut waits = Story::accepted(300, ago(340)).claimed(300).later(1200);
     waits.job.last_error = Some("no capacity: InsufficientInstanceCapacity in 3 of 3 zones".to_owned());
     let until = Some(after(now, 41_000));
-    let waits =
-        waits.to(|job, cx| job.requeued(Bump::None, Wake::BackOff, RequeueReason::CapacityWait, until, cx));
+    let waits = waits.to(|job, cx| job.requeued(Bump::None, Wake::BackOff, RequeueReason::CapacityWait, until, cx));
     fleet.job(waits.job).await;
     for n in 301..305 {
         fleet.job(Story::accepted(n, ago(1 + (n as i64 - 301))).job).await;
@@ -260,7 +260,10 @@ async fn live(fleet: &Fleet, n: u64) {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let fleet = Fleet::new(Arc::new(SystemClock));
+    let mut fleet = Fleet::new(Arc::new(SystemClock));
+    if std::env::args().any(|argument| argument == "closed") {
+        fleet.state.access = admin::Access::Closed;
+    }
     fill(&fleet, SystemClock.now()).await;
     let app = admin::router(fleet.state.clone()).merge(admin::root_redirect());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8099").await.unwrap();

@@ -17,7 +17,6 @@ export async function read(path, params = {}, signal = undefined) {
   const bounds = [AbortSignal.timeout(20_000), signal].filter(Boolean);
   const answer = await fetch(query.size ? `${path}?${query}` : path, { signal: AbortSignal.any(bounds) });
   learn(answer.headers.get("date"));
-  const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refused(answer.status, body);
-  return body;
+  if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
+  return answer.json();
 }

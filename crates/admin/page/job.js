@@ -85,8 +85,7 @@ export function job(root) {
 
   function draw() {
     const { job, timeline } = last;
-    const over = job.completed_at !== undefined;
-    fill(times, h("h2", { id: "h-time" }, "Timeline"), waterfall(timeline, over, choice, figures(job, timeline), draw));
+    fill(times, h("h2", { id: "h-time" }, "Timeline"), waterfall(job, timeline, choice, figures(job, timeline), draw));
   }
 
   function render() {

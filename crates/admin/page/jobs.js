@@ -3,7 +3,7 @@
 import { read } from "./api.js";
 import { fill, h, icon, ticking, toast } from "./dom.js";
 import { NONE, length, ms } from "./format.js";
-import { current, on } from "./live.js";
+import { current, lastCounts, on } from "./live.js";
 import { Table, blank } from "./table.js";
 import { GROUPS, groupOf, state } from "./words.js";
 
@@ -271,6 +271,7 @@ export function jobs(root) {
     }),
   ];
   mark();
+  if (lastCounts()) count(lastCounts());
   load(true);
   return {
     title: "Jobs",

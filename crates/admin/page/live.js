@@ -13,6 +13,7 @@ let quiet;
 let failures = 0;
 let wanted = true;
 let mode = "connecting";
+let counts;
 
 /** Registers a listener; the answer takes it away again. */
 export function on(name, listener) {
@@ -21,6 +22,9 @@ export function on(name, listener) {
 }
 
 export const current = () => mode;
+
+/** The counts told last: they are told again only when they change. */
+export const lastCounts = () => counts;
 
 function emit(name, ...args) {
   for (const listener of [...listeners[name]]) listener(...args);
@@ -58,7 +62,9 @@ function open() {
   for (const topic of ["snapshot", "job", "instance"]) {
     source.addEventListener(topic, (event) => {
       heard();
-      emit("hint", topic, JSON.parse(event.data));
+      const data = JSON.parse(event.data);
+      if (topic === "snapshot") counts = data;
+      emit("hint", topic, data);
     });
   }
   source.addEventListener("ping", heard);

@@ -12,8 +12,8 @@ const TOO_SMALL = 3;
 const stamps = (attempt) => attempt.milestones.map((milestone) => milestone.at_ms);
 const known = (attempt) => stamps(attempt).filter((at) => at !== null);
 
-/** The steps of an attempt as they are drawn. */
-function steps(attempt, last, over) {
+/** The steps of an attempt as they are drawn. `going`: the job is on its way, so that the next step is under way. */
+function steps(attempt, last, { over, going }) {
   const at = stamps(attempt);
   const reached = at.reduce((reached, stamp, n) => (stamp === null ? reached : n), -1);
   return STEPS.flatMap((step, n) => {
@@ -25,7 +25,8 @@ function steps(attempt, last, over) {
     const row = { ...step, ...segment, ...ends, n, about: step };
     if (segment.ms !== null) return [{ ...row, kind: "measured" }];
     if (segment.anomaly) return [{ ...row, kind: "odd" }];
-    if (last && !over && n === reached) return [{ ...row, kind: "running", to: null }];
+    // A job that was sent back waits before it takes the same steps again.
+    if (last && n === reached && (going || (!over && n <= 2))) return [{ ...row, kind: "running", to: null }];
     if (n >= reached) return [{ ...row, kind: over ? "missing" : "pending" }];
     const before = at.slice(0, n + 1).findLast((stamp) => stamp !== null) ?? null;
     const after = at.slice(n + 1).find((stamp) => stamp !== null) ?? null;
@@ -68,8 +69,10 @@ function tells(row) {
   return `${row.title}, ${row.about.says}: ${words(row)}. From ${stamp(row.from, row.clocks[0])} to ${row.kind === "running" ? "now" : stamp(row.to, row.clocks[1])}.${remark}`;
 }
 
-/** Draws the timeline below its `figures`. `choice.scale` is `start` or `whole`; changing it calls `redraw`. */
-export function waterfall(timeline, over, choice, figures, redraw) {
+/** Draws the timeline of a job below its `figures`. `choice.scale` is `start` or `whole`; changing it calls `redraw`. */
+export function waterfall(job, timeline, choice, figures, redraw) {
+  const over = job.completed_at !== undefined;
+  const stage = { over, going: ["claiming", "launched", "running"].includes(job.status) };
   const attempts = timeline.attempts.filter((attempt) => known(attempt).length > 0);
   if (!attempts.length) return [figures, h("p", { class: "sub" }, "No milestone of this job was recorded.")];
   const all = attempts.flatMap(known);
@@ -100,7 +103,7 @@ export function waterfall(timeline, over, choice, figures, redraw) {
     ];
     return [
       (timeline.attempts.length > 1 || attempt.attempt > 1) && h("h3", { class: "wf-attempt" }, head),
-      steps(attempt, isLast, over).map((row) => {
+      steps(attempt, isLast, stage).map((row) => {
         const drawn =
           row.kind === "measured" ? bar(row.from, row.from + row.ms, "measured", row.name)
           : row.kind === "running" && row.from !== null ? bar(row.from, Math.max(now(), row.from), "running", row.name)
@@ -113,7 +116,8 @@ export function waterfall(timeline, over, choice, figures, redraw) {
       }),
     ];
   };
-  const marks = ticks(span, innerWidth < 640 ? 3 : 6);
+  const narrow = innerWidth < 640;
+  const marks = ticks(narrow ? span * 0.92 : span, narrow ? 3 : 6);
   const option = (name, title) => h("button", { type: "button", "aria-pressed": String(scale === name), onclick: () => { choice.scale = name; redraw(); } }, title);
   return h("div", { class: "waterfall" },
     h("div", { class: "wf-top" }, figures, h("div", { class: "wf-tools" },
@@ -124,14 +128,14 @@ export function waterfall(timeline, over, choice, figures, redraw) {
       h("div", { class: "wf-lines", "aria-hidden": "true" }, marks.map((at) => h("span", { vars: { "--at": `${(100 * at) / span}%` } }))),
       attempts.map(block)),
     info,
-    table(attempts, last, over, choice));
+    table(attempts, last, stage, choice));
 }
 
-function table(attempts, last, over, choice) {
+function table(attempts, last, stage, choice) {
   const head = ["Attempt", "Step", "From", "To", "Length", "Remark"];
   const stamp = (at, which) => (at === null ? NONE : [clock(at, true), " ", h("span", { class: "dim" }, CLOCKS[which] ?? which)]);
   const remark = (row) => ({ missing: "not measured", odd: "ends before it begins", running: "under way", pending: "to come" })[row.kind] ?? (row.anomaly ? "≈ within a second" : "");
-  const rows = attempts.flatMap((attempt) => steps(attempt, attempt === last, over).map((row) =>
+  const rows = attempts.flatMap((attempt) => steps(attempt, attempt === last, stage).map((row) =>
     h("tr", {},
       h("td", { class: "num" }, String(attempt.attempt)),
       h("th", { scope: "row" }, row.title),

@@ -60,8 +60,7 @@ pub(crate) fn router(state: AdminState, snapshots: Arc<Snapshots>) -> Router {
 
 async fn open(State(streams): State<Streams>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let params = Params::read(query.as_deref(), &["topics"])?;
-    let topics =
-        params.words("topics", || TOPICS.to_vec(), |word| TOPICS.into_iter().find(|topic| *topic == word))?;
+    let topics = params.words("topics", || TOPICS.to_vec(), |word| TOPICS.into_iter().find(|topic| *topic == word))?;
     let wants = |topic| topics.is_empty() || topics.contains(&topic);
     let place = Arc::clone(&streams.places).try_acquire_owned().map_err(|_| ApiError::too_many_streams())?;
     let stream = Stream::new(streams, place, wants("jobs"), wants("instances"));

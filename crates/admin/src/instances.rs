@@ -72,8 +72,7 @@ pub(crate) async fn list(
     let params = Params::read(query.as_deref(), &["pool", "state"])?;
     let pool: Option<PoolName> = params.parsed("pool")?;
     let words = || STATES.map(MachineState::as_str).to_vec();
-    let wanted =
-        params.words("state", words, |word| STATES.into_iter().find(|state| state.as_str() == word))?;
+    let wanted = params.words("state", words, |word| STATES.into_iter().find(|state| state.as_str() == word))?;
     let ports = state.dispatch.ports();
     let filter = Filter { include_gone: wanted.iter().any(|state| state.is_gone()), ..Filter::default() };
     let machines = ports.compute.list(&filter).await.map_err(|error| state.failed(&error))?;

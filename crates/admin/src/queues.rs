@@ -37,10 +37,7 @@ pub(crate) struct QueueView {
 }
 
 /// `GET /api/queues`.
-pub(crate) async fn list(
-    State(state): State<AdminState>,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Queues>, ApiError> {
+pub(crate) async fn list(State(state): State<AdminState>, RawQuery(query): RawQuery) -> Result<Json<Queues>, ApiError> {
     Params::read(query.as_deref(), &[])?;
     let queues = join_all(state.queues.iter().map(QueueView::of)).await;
     if !queues.is_empty() && queues.iter().all(|queue| queue.error.is_some()) {

@@ -33,6 +33,7 @@ pub fn router(state: AdminState) -> Router {
             Access::Closed => Router::new(),
         })
         .route("/api", any(unknown))
+        .route("/api/", any(unknown))
         .route("/api/{*path}", any(unknown))
         .method_not_allowed_fallback(async || ApiError::method())
         .layer(middleware::map_response(no_store));

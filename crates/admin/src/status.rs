@@ -60,10 +60,13 @@ pub(crate) async fn status(
 ) -> Result<Json<Status>, ApiError> {
     Params::read(query.as_deref(), &[])?;
     let now = state.dispatch.ports().clock.now();
-    let (store, queues) = join(store(&state), join_all(state.queues.iter().map(|watched| async {
-        let name = format!("queue {}", watched.queue.name());
-        probe(name, watched.queue.ping()).await
-    })))
+    let (store, queues) = join(
+        store(&state),
+        join_all(state.queues.iter().map(|watched| async {
+            let name = format!("queue {}", watched.queue.name());
+            probe(name, watched.queue.ping()).await
+        })),
+    )
     .await;
     Ok(Json(Status {
         version: state.about.version,

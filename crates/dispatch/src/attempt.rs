@@ -23,13 +23,14 @@ use std::time::Duration;
 use db::{Change, Outcome};
 use domain::clock::{self, Timestamp};
 use domain::gh;
-use domain::ids::{ClassKey, DispatchId, LaunchId, LeaseToken, RunnerKey};
+use domain::ids::{ClassKey, DispatchId, LaunchId, LeaseToken, RunnerId, RunnerKey};
 use domain::job::apply::{Bound, Context};
 use domain::job::claim::{self, Decision, Done};
-use domain::job::transition::SettleReason;
+use domain::job::transition::{RequeueReason, SettleReason};
 use domain::job::{Event, FailureClass, Job, JobState, Lease, Milestone, Move, Settled, transition};
 use domain::message::JobMessage;
 use domain::runner::{Runner, RunnerState};
+use domain::timings::MAX_CLAIM_ATTEMPTS;
 use github::client::Priority;
 use github::mint::{self, Mint};
 use github::labels;
@@ -39,7 +40,8 @@ use telemetry::metrics::{DedupPath, SchedulingFailure, Source};
 use tracing::{debug, info, warn};
 
 use crate::context::{Dispatch, Error, News};
-use crate::records::{Raised, WRITE_TRIES, pool_of, repo_of};
+use crate::records::{Raised, WRITE_TRIES, pool_of, repo_of, truncate};
+use crate::retire::Retired;
 
 /// Why an attempt ended without a runner.
 enum Failure {
@@ -49,6 +51,13 @@ enum Failure {
     Failed { class: FailureClass, until: Option<Timestamp>, error: String },
     /// The store did not answer: nothing is known, nothing is changed; lease and message bring the job back.
     Unknown(Error),
+}
+
+impl Failure {
+    /// Something that should pass.
+    fn transient(error: &dyn std::fmt::Display) -> Self {
+        Self::Failed { class: FailureClass::Transient, until: None, error: error.to_string() }
+    }
 }
 
 impl From<db::Error> for Failure {
@@ -94,8 +103,12 @@ impl Dispatch {
         let mut attempt = Attempt { job: claimed.job.clone(), token: claimed.token.clone(), machine: None, handed_over: false };
         let failure = match tokio::time::timeout_at(deadline, self.work(&mut attempt, *claimed)).await {
             Ok(Ok(worked)) => {
-                if worked == Worked::Prepared {
-                    self.assigned(&attempt, sent_at);
+                match worked {
+                    Worked::Prepared => self.assigned(&attempt, sent_at),
+                    Worked::Over if attempt.machine.is_none() => {
+                        self.wake_another(attempt.job.class.clone(), deadline).await;
+                    }
+                    Worked::Over => {}
                 }
                 return Ok(Disposition::Ack);
             }
@@ -114,7 +127,7 @@ impl Dispatch {
             }
         }
         // Within a budget of its own, never what is left of the attempt's.
-        match tokio::time::timeout(timings.cleanup, self.compensate(&attempt, failure)).await {
+        match tokio::time::timeout(timings.cleanup, self.compensate(&mut attempt, failure)).await {
             Ok(disposition) => disposition,
             Err(_) => Ok(keep_for(timings.lease)),
         }
@@ -123,13 +136,17 @@ impl Dispatch {
     /// A machine that was never bound serves the oldest pending job of its class that may have it, else it ends.
     async fn give_away(&self, machine: Machine, class: Option<ClassKey>, deadline: tokio::time::Instant) {
         let key = machine.key.clone();
+        // Unknown: the sweep decides.
+        let unbound = async || matches!(self.ports.runners.get(&key).await, Ok(None));
+        if !unbound().await {
+            return self.undo_if_nobodys(&key).await;
+        }
         match tokio::time::timeout_at(deadline, self.serve_another(&machine, class)).await {
             Ok(Ok(true)) => return,
             Ok(Ok(false)) | Err(_) => {}
             Ok(Err(error)) => debug!(instance_id = key.as_str(), %error, "no other job could be given the machine"),
         }
-        // Bound in the meantime: it has a job, or the repair of that job's record ends it.
-        if !matches!(self.ports.runners.get(&key).await, Ok(Some(_))) {
+        if unbound().await {
             self.end_machine(&key, "never_bound").await;
         }
     }
@@ -138,7 +155,8 @@ impl Dispatch {
     async fn wake_another(&self, class: Option<ClassKey>, deadline: tokio::time::Instant) {
         let woken = tokio::time::timeout_at(deadline, async {
             for job in self.ports.jobs.by_state(JobState::Requeued, None, None).await? {
-                if job.class == class && job.is_due(self.now()) {
+                let robbed = job.requeue_reason.as_deref() == Some(RequeueReason::RunnerStolen.as_str());
+                if robbed && job.class == class && job.is_due(self.now()) {
                     if let Outcome::Applied(job) = self.ports.jobs.write(&job, job.redriven(&self.cx())).await? {
                         self.wake(&job).await;
                     }
@@ -160,16 +178,22 @@ impl Dispatch {
             }
             let Some(message) = job.next_message() else { continue };
             let Claimed::Work(claimed) = self.claim(&message, None).await? else { continue };
+            if claimed.resume.is_some() {
+                // It got a machine meanwhile; its own message finishes that.
+                continue;
+            }
             let mut attempt =
                 Attempt { job: claimed.job, token: claimed.token, machine: Some(machine.clone()), handed_over: false };
             let served = match self.bind_machine(&mut attempt, machine).await {
                 Ok(runner) => self.prepare(&mut attempt, &runner).await,
+                // Taken by somebody else at the last moment: the next one may have the machine.
+                Err(Failure::Fenced) if self.ports.runners.get(&machine.key).await?.is_none() => continue,
                 Err(failure) => Err(failure),
             };
             match served {
                 Ok(_) => info!(job_id = attempt.job.id.get(), instance_id = machine.key.as_str(), "given a spare machine"),
                 Err(failure) => {
-                    self.compensate(&attempt, failure).await?;
+                    self.compensate(&mut attempt, failure).await?;
                 }
             }
             return Ok(true);
@@ -253,6 +277,9 @@ impl Dispatch {
         if self.must_ask_github(&attempt.job, claimed.existed) && !self.still_queued(attempt).await? {
             return Ok(Worked::Over);
         }
+        if attempt.job.deadline_passed(self.now(), &self.settings.timings) {
+            return Err(Failure::transient(&"GitHub keeps a job queued for a day only"));
+        }
         let machine = match self.adopt(attempt, claimed.previous_launch).await? {
             Some(machine) => machine,
             None => self.launch(attempt).await?,
@@ -278,6 +305,7 @@ impl Dispatch {
         attempt.job = job;
         match status {
             gh::Status::Queued | gh::Status::Unknown if ours => Ok(true),
+            gh::Status::Queued | gh::Status::Unknown => Err(Failure::Fenced),
             gh::Status::Missing | gh::Status::Completed(_) if ours => {
                 let conclusion = match status {
                     gh::Status::Completed(conclusion) => conclusion,
@@ -285,6 +313,11 @@ impl Dispatch {
                 };
                 let event = Event::GithubCompleted { conclusion, ran_on_bound_instance: false };
                 self.raise(attempt.job.id, |_, _| event, |_| {}).await.map_err(Failure::Unknown)?;
+                Ok(false)
+            }
+            // GitHub runs it and does not say where: it is not ours to launch for.
+            gh::Status::InProgress if ours => {
+                self.raise(attempt.job.id, |_, _| Event::ServedElsewhere, |_| {}).await.map_err(Failure::Unknown)?;
                 Ok(false)
             }
             // The binding has put the record where it belongs.
@@ -412,10 +445,15 @@ impl Dispatch {
     /// Mint, hand over, start. Repeatable: a hand-over that exists is not written again.
     async fn prepare(&self, attempt: &mut Attempt, runner: &Runner) -> Result<Worked, Failure> {
         let key = &runner.key;
-        let existing = self.ports.hand_over.get(key).await.map_err(|e| failed_hand_over(&e))?;
-        if existing.is_some_and(|d| d.dispatch_id == runner.dispatch.as_str()) {
+        let existing = match self.ports.hand_over.get(key).await {
+            Ok(existing) => existing,
+            // Nobody's document: it is written anew.
+            Err(provider::handover::Error::Invalid(_)) => None,
+            Err(error) => return Err(Failure::Unknown(error.into())),
+        };
+        if let Some(document) = existing.filter(|d| d.dispatch_id == runner.dispatch.as_str()) {
             attempt.handed_over = true;
-            self.change_runner(key, |row| row.advance(RunnerState::Minted)).await.map_err(Failure::Unknown)?;
+            self.minted(key, &document.runner_name, None).await?;
         } else {
             let Some(message) = attempt.job.next_message() else { return Err(Failure::Fenced) };
             let minted = self.mint(&message, runner).await?;
@@ -434,24 +472,58 @@ impl Dispatch {
                 written_at: self.now(),
             };
             let document = mint::hand_over(&assignment, minted, &self.settings.hand_over);
+            // The store of hand-overs knows no conditions: who lost the lease during the mint notices it here, before
+            // the document that another attempt wrote is replaced. The row decides, not the job: a machine may have
+            // been given to another job meanwhile, which waits for this very hand-over.
+            let row = self.ports.runners.get(key).await?;
+            if row.is_none_or(|row| row.dispatch != runner.dispatch || row.state != RunnerState::Minting) {
+                return Err(Failure::Fenced);
+            }
             attempt.handed_over = true;
-            self.ports.hand_over.put(key, &document).await.map_err(|e| failed_hand_over(&e))?;
-            self.change_runner(key, |row| {
-                row.name.clone_from(&name);
-                row.id = id.or(row.id);
-                row.advance(RunnerState::Minted);
-            })
-            .await
-            .map_err(Failure::Unknown)?;
+            if let Err(error) = self.ports.hand_over.put(key, &document).await {
+                // It may be there all the same.
+                let there = self.ports.hand_over.get(key).await.map_err(|e| failed_hand_over(&e))?;
+                if there.is_none_or(|d| d.dispatch_id != document.dispatch_id) {
+                    attempt.handed_over = false;
+                    return Err(failed_hand_over(&error));
+                }
+            }
+            self.minted(key, &name, id).await?;
         }
-        self.ports.compute.start(key).await.map_err(|e| failed_launch(&e))?;
+        // A machine that cannot be started is no reason to give up on its job, whatever the provider calls it.
+        self.ports.compute.start(key).await.map_err(|e| Failure::transient(&e))?;
         match self.fenced(attempt, JobState::Launched, Job::prepared).await {
             Ok(()) => Ok(Worked::Prepared),
             // The runner confirmed, or GitHub gave the job elsewhere, before we could note that we were done: either
             // way nothing is left to do here, and the machine finds its own work.
-            Err(Failure::Fenced) => Ok(Worked::Over),
+            Err(Failure::Fenced) if attempt.job.state == JobState::Running && attempt.job.is_on(key) => {
+                Ok(Worked::Prepared)
+            }
+            Err(Failure::Fenced) if !attempt.job.is_being_dispatched() => Ok(Worked::Over),
             Err(other) => Err(other),
         }
+    }
+
+    /// Notes that the hand-over is out, and under which name. Only the first one does: a later one of an attempt that
+    /// lost its lease would name a registration that the machine does not have.
+    async fn minted(&self, key: &RunnerKey, name: &str, id: Option<RunnerId>) -> Result<(), Failure> {
+        self.change_runner(key, |row| {
+            if row.state == RunnerState::Minting {
+                name.clone_into(&mut row.name);
+                row.id = id.or(row.id);
+                row.advance(RunnerState::Minted);
+            }
+        })
+        .await
+        .map_err(Failure::Unknown)?;
+        Ok(())
+    }
+
+    /// Reads the record again: whether the job is still this attempt's.
+    async fn holds(&self, attempt: &mut Attempt) -> Result<bool, db::Error> {
+        let Some(job) = self.ports.jobs.get(attempt.job.id).await? else { return Ok(false) };
+        attempt.job = job;
+        Ok(attempt.job.fenced_by(&attempt.token) && attempt.job.is_being_dispatched())
     }
 
     async fn mint(&self, message: &JobMessage, runner: &Runner) -> Result<Mint, Failure> {
@@ -482,9 +554,18 @@ impl Dispatch {
     /// Finishes what a dead attempt left: a bound machine that may or may not have its hand-over.
     async fn resume(&self, attempt: &mut Attempt, instance: &RunnerKey) -> Result<Worked, Failure> {
         info!(job_id = attempt.job.id.get(), instance_id = instance.as_str(), "finishing an interrupted hand-over");
-        let machine = self.ports.compute.describe(instance).await.map_err(|e| failed_launch(&e))?;
+        let machine = self.ports.compute.describe(instance).await.map_err(|e| Failure::Unknown(e.into()))?;
         let row = self.ports.runners.get(instance).await?;
         attempt.machine.clone_from(&machine);
+        // The dead attempt may have come further than its records say: the machine is never ended blindly.
+        attempt.handed_over = true;
+        if attempt.job.claim_attempts > MAX_CLAIM_ATTEMPTS {
+            return Err(Failure::Failed {
+                class: FailureClass::Permanent,
+                until: None,
+                error: "every attempt to finish the hand-over died".to_owned(),
+            });
+        }
         match (machine, row) {
             (Some(machine), Some(row)) if !machine.state.is_gone() && row.state.is_live() => {
                 self.prepare(attempt, &row).await
@@ -520,7 +601,7 @@ impl Dispatch {
     }
 
     /// Undoes what the attempt holds and writes what follows from the failure.
-    async fn compensate(&self, attempt: &Attempt, failure: Failure) -> Result<Disposition, Error> {
+    async fn compensate(&self, attempt: &mut Attempt, failure: Failure) -> Result<Disposition, Error> {
         let timings = &self.settings.timings;
         let job_id = attempt.job.id.get();
         match failure {
@@ -534,8 +615,23 @@ impl Dispatch {
             }
             Failure::Failed { class, until, error } => {
                 warn!(job_id, ?class, error, "the attempt failed");
+                // Behind a lost lease the machine is another attempt's; and it may have a job by now.
+                if !self.holds(attempt).await? {
+                    match attempt.machine.as_ref().filter(|_| !attempt.handed_over) {
+                        Some(machine) => self.undo_if_nobodys(&machine.key).await,
+                        None => {
+                            let soon = tokio::time::Instant::now() + timings.cleanup;
+                            self.wake_another(attempt.job.class.clone(), soon).await;
+                        }
+                    }
+                    return Ok(keep_for(timings.send_pause));
+                }
                 if let Some(machine) = &attempt.machine {
-                    self.undo_machine(&machine.key).await;
+                    if !attempt.handed_over {
+                        self.undo_machine(&machine.key).await;
+                    } else if self.retire(&machine.key).await? != Retired::Ended {
+                        return Ok(keep_for(timings.heartbeat));
+                    }
                 }
                 // The follow-up stands behind the ack: as long as it was not sent, the message stays.
                 match self.fail(attempt, class, until, &error).await? {
@@ -569,6 +665,19 @@ impl Dispatch {
         self.raise_until(attempt.job.id, until, facts, |job| job.last_error = Some(last_error.clone())).await
     }
 
+    /// Ends a bound machine that got no hand-over from us, unless a job waits on it or runs there: another attempt has
+    /// it then, or another job.
+    async fn undo_if_nobodys(&self, key: &RunnerKey) {
+        let Ok(Some(row)) = self.ports.runners.get(key).await else { return };
+        let waits = match row.bound_job {
+            Some(id) => self.ports.jobs.get(id).await.map(|job| job.is_some_and(|job| job.is_on(key))),
+            None => Ok(false),
+        };
+        if row.state == RunnerState::Minting && row.running_job.is_none() && matches!(waits, Ok(false)) {
+            self.undo_machine(key).await;
+        }
+    }
+
     /// Ends a machine of ours whose job goes back: hand-over, registration, row, machine. All best effort and
     /// repeatable; whatever is left is swept.
     async fn undo_machine(&self, key: &RunnerKey) {
@@ -577,11 +686,7 @@ impl Dispatch {
         }
         match self.end_runner(key, RunnerState::Gone).await {
             Ok(Some(row)) => {
-                if let Some(id) = row.id
-                    && let Err(error) = self.ports.github.delete_runner(&row.repo, id).await
-                {
-                    debug!(instance_id = key.as_str(), %error, "the unused registration was not deleted");
-                }
+                self.deregister(&row).await;
             }
             Ok(None) => {}
             Err(error) => debug!(instance_id = key.as_str(), %error, "the runner's row was not ended"),
@@ -669,16 +774,4 @@ fn failed_mint(error: &mint::MintError) -> Failure {
         mint::MintFailure::Comma(_) => (FailureClass::Permanent, None),
     };
     Failure::Failed { class, until, error: error.to_string() }
-}
-
-/// Cut to whole characters, with a mark.
-fn truncate(text: &str, limit: usize) -> String {
-    if text.len() <= limit {
-        return text.to_owned();
-    }
-    let mut end = limit.saturating_sub(3);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", &text[..end])
 }

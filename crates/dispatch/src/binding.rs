@@ -9,12 +9,13 @@ use domain::ids::{ClassKey, JobId, Repo};
 use domain::job::transition::RequeueReason;
 use domain::job::{Job, JobState};
 use domain::message::JobMessage;
-use domain::runner::Runner;
+use domain::runner::{Runner, RunnerState};
+use domain::timings::ALERT_DISPLACED;
 use github::binding::{self, Evidence, Plan, Scene};
 use github::client::Priority;
 use github::mint;
 use telemetry::metrics::BindRule;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::context::{Dispatch, Error, News};
 
@@ -39,6 +40,9 @@ impl Dispatch {
             && matches!(account.view.status, gh::Status::InProgress | gh::Status::Completed(_))
         {
             self.bind_named(account, named).await?;
+            if account.view.status == gh::Status::InProgress {
+                self.condemn_on_gone(account, named).await?;
+            }
         }
         if let gh::Status::Completed(conclusion) = account.view.status {
             self.complete(account, conclusion).await?;
@@ -53,6 +57,17 @@ impl Dispatch {
             message: account.message.clone(),
         };
         self.settle_books(account, Some(named), |scene| binding::bind(account.id, scene, &evidence, &self.cx())).await
+    }
+
+    /// GitHub runs the job on a runner whose machine we already know to be gone: no report will come.
+    async fn condemn_on_gone(&self, account: &Account, named: &NamedRunner) -> Result<(), Error> {
+        match self.find_runner(&account.repo, named).await? {
+            Some(runner) if runner.state == RunnerState::Gone && runner.report.is_none() => {
+                let github = account.view.status;
+                self.lose_machine(account.id, &runner.key, github).await
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn complete(&self, account: &Account, conclusion: Conclusion) -> Result<(), Error> {
@@ -150,12 +165,23 @@ impl Dispatch {
             "books put right"
         );
         for write in &plan.jobs {
+            let displaced = write.old.as_ref().is_some_and(|old| write.new.displaced_count > old.displaced_count);
+            if displaced && write.new.state == JobState::Requeued {
+                self.ports.metrics.jobs_requeued(RequeueReason::RunnerStolen);
+                if write.new.displaced_count >= ALERT_DISPLACED {
+                    warn!(
+                        job_id = write.new.id.get(),
+                        displaced_count = write.new.displaced_count,
+                        "a job keeps losing its runners to other jobs: check for overlapping labels"
+                    );
+                }
+            }
             let (from, to) = (write.old.as_ref().map(|old| old.state), write.new.state);
             if from != Some(to) {
                 self.ports.metrics.transition("binding", from, Some(to));
             }
             if let (JobState::Settled(end), false) = (to, from.is_some_and(JobState::is_settled)) {
-                self.report_end(&write.new, end, None);
+                self.report_end(&write.new, end);
             }
             self.tell(News::Job { id: write.new.id, state: to.as_str() });
         }
@@ -165,14 +191,6 @@ impl Dispatch {
         if let Some(robbed) = plan.displaced
             && let Some(job) = plan.jobs.iter().map(|w| &w.new).find(|j| j.id == robbed)
         {
-            self.ports.metrics.jobs_requeued(RequeueReason::RunnerStolen);
-            if job.displaced_count >= domain::timings::ALERT_DISPLACED {
-                tracing::warn!(
-                    job_id = job.id.get(),
-                    displaced_count = job.displaced_count,
-                    "a job keeps losing its runners to other jobs: check for overlapping labels"
-                );
-            }
             // The record as stored carries the version; the message is the same either way.
             self.wake(job).await;
         }
@@ -216,6 +234,10 @@ impl Dispatch {
             let message = Some((message.clone(), class));
             let account = Account { id: job.id, repo, view, message };
             self.account(&account).await?;
+            if status == gh::Status::InProgress {
+                // Nothing may have changed; that it was asked about has.
+                self.see(job.id, status, None).await?;
+            }
         } else {
             self.see(job.id, status, None).await?;
         }

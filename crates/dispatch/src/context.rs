@@ -7,6 +7,7 @@ use std::time::Duration;
 use db::{Jobs, Markers, Runners};
 use domain::clock::{Clock, Rng, Timestamp};
 use domain::ids::{JobId, Repo, RunnerKey};
+use domain::job::Job;
 use domain::job::apply::Context;
 use domain::timings::Timings;
 use github::client::Client;
@@ -177,8 +178,9 @@ impl Dispatch {
     }
 
     /// How long a new job of a repository waits its turn.
-    pub(crate) fn turn(&self, repo: &Repo) -> Duration {
-        lock(&self.pace).wait(repo, self.settings.jobs_per_minute, self.now())
+    pub(crate) fn turn(&self, job: &Job) -> Duration {
+        let (limit, now) = (self.settings.jobs_per_minute, self.now());
+        job.message.as_ref().map_or(Duration::ZERO, |m| lock(&self.pace).wait(&m.repo, limit, now))
     }
 
     pub(crate) fn tell(&self, news: News) {

@@ -96,13 +96,8 @@ impl Dispatch {
         if let Some(received) = received {
             job.timeline.stamp(1, Milestone::WebhookReceived, received);
         }
-        let turn = self.turn(&event.repo);
-        if !turn.is_zero() {
-            let at = clock::after(clock::whole_seconds(self.now()), turn);
-            (job.not_before, job.redrive_at) = (Some(at), Some(at));
-            info!(job_id = job.id.get(), repo = event.repo.as_str(), seconds = turn.as_secs(), "the job waits its turn");
-        }
-        let accepted = within(deadline, || self.create(&job)).await;
+        // Half of the time is the message's: a server whose store is down still takes webhooks.
+        let accepted = within(tokio::time::Instant::now() + BUDGET / 2, || self.create(&job)).await;
         let (record, fresh) = match &accepted {
             Ok(Accepted::Created(job)) => (job.as_ref(), true),
             // Somebody else's, or our own earlier one: only a pending job needs its wake-up, perhaps again.
@@ -113,10 +108,12 @@ impl Dispatch {
                 (&job, true)
             }
         };
-        // A job in back-off is the outbox's to wake.
-        let sent = match record.is_due(self.now()) {
-            true => within(deadline, || self.wake_or_say(record)).await,
-            false => Ok(()),
+        let held_back = matches!(accepted, Ok(Accepted::Created(_))) && self.hold_back(record, deadline).await;
+        // A record that waits is the outbox's to wake. Without a record the message is all there is.
+        let sent = if held_back || (accepted.is_ok() && !record.is_due(self.now())) {
+            Ok(())
+        } else {
+            within(deadline, || self.wake_or_say(record)).await
         };
         let _ = tokio::time::timeout_at(deadline, self.saw_job_of(&event.repo)).await;
         match (&accepted, &sent) {
@@ -132,6 +129,22 @@ impl Dispatch {
                 Ok(fresh)
             }
         }
+    }
+
+    /// Whether a fresh job waits its turn behind others of its repository.
+    async fn hold_back(&self, job: &Job, deadline: tokio::time::Instant) -> bool {
+        let turn = self.turn(job);
+        if turn.is_zero() {
+            return false;
+        }
+        let at = Some(clock::after(clock::whole_seconds(self.now()), turn));
+        let new = Job { not_before: at, redrive_at: at, ..job.clone() };
+        let written = tokio::time::timeout_at(deadline, self.ports.jobs.write(job, new)).await;
+        let held = matches!(written, Ok(Ok(Outcome::Applied(_))));
+        if held {
+            info!(job_id = job.id.get(), seconds = turn.as_secs(), "the job waits its turn behind others of its repository");
+        }
+        held
     }
 
     async fn create(&self, job: &Job) -> Result<Accepted, Error> {
@@ -213,13 +226,13 @@ impl Dispatch {
     ) -> Result<(), queue::Error> {
         let queued =
             QueuedEvent { delivery: delivery.to_owned(), received_at: Some(received), event: event.clone() };
-        self.send(queue::Message {
+        let send = self.send(queue::Message {
             body: queued.encode(),
             group: queued.group(),
             dedup: queued.dedup_id(),
             attributes: QueuedEvent::attributes(),
-        })
-        .await
+        });
+        tokio::time::timeout(BUDGET, send).await.unwrap_or(Err(queue::Error::Timeout))
     }
 
     /// Takes news of a running or concluded job from the queue.

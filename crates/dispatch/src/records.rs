@@ -105,8 +105,7 @@ impl Dispatch {
             _ => {}
         }
         if let (JobState::Settled(end), false) = (after.state, before.state.is_settled()) {
-            let reason = if let Move::Settle { reason, .. } = step { Some(reason) } else { None };
-            self.report_end(after, end, reason);
+            self.report_end(after, end);
         }
         info!(
             event = "job_moved",
@@ -125,7 +124,8 @@ impl Dispatch {
     }
 
     /// The numbers of a settled job; an error line when it was us who gave up.
-    pub(crate) fn report_end(&self, job: &Job, end: Settled, reason: Option<SettleReason>) {
+    pub(crate) fn report_end(&self, job: &Job, end: Settled) {
+        let reason = job.settled_reason.as_deref().and_then(SettleReason::parse);
         let m = &self.ports.metrics;
         let result = match end {
             Settled::Success | Settled::Completed | Settled::Cancelled => JobResult::Served,
@@ -258,4 +258,16 @@ pub(crate) const fn event_name(event: &Event) -> &'static str {
         Event::OperatorReconcile { .. } => "operator_reconcile",
         Event::Gc { .. } => "gc",
     }
+}
+
+/// Cut to whole characters, with a mark.
+pub(crate) fn truncate(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let mut end = limit.saturating_sub(3);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
 }

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::context::{Dispatch, Error};
-use crate::records::{Raised, pool_of};
+use crate::records::{Raised, pool_of, truncate};
 
 /// Handles deliveries of the termination queue.
 pub struct Reports(pub std::sync::Arc<Dispatch>);
@@ -140,7 +140,7 @@ impl Dispatch {
             "a machine did not become a runner"
         );
         if let Some(job) = job {
-            let error = report.error.clone().unwrap_or_default();
+            let error = telemetry::redact(&truncate(report.error.as_deref().unwrap_or_default(), 1024));
             self.raise(
                 job,
                 |job, _| Event::BootstrapFailed { instance_matches: job.is_on(key), retries_left: job.retries_left() },
@@ -264,15 +264,27 @@ impl Dispatch {
         Ok(())
     }
 
+    /// The machine of a job is (about to be) gone: GitHub's word on the job decides what follows.
     async fn interrupted(&self, id: JobId, key: &RunnerKey) -> Result<(), Error> {
         let Some(job) = self.ports.jobs.get(id).await?.filter(|job| job.is_on(key)) else { return Ok(()) };
-        let github = self.ask(&job, Priority::Dispatch).await?;
+        let github = Box::pin(self.ask(&job, Priority::Dispatch)).await?;
+        self.lose_machine(id, key, github).await
+    }
+
+    pub(crate) async fn lose_machine(&self, id: JobId, key: &RunnerKey, github: gh::Status) -> Result<(), Error> {
+        let row = self.ports.runners.get(key).await?;
+        // A machine that died before its listener was up, without a warning, will hardly do better again: such deaths
+        // are counted, so that a broken image ends in an error and not in machines without end.
+        let never_up = row.is_some_and(|row| row.online_at.is_none() && row.running_job.is_none());
         self.raise(
             id,
-            |job, _| match job.is_on(key) {
-                true => Event::SpotInterruption { github },
+            |job, _| match (job.is_on(key), job.state) {
+                (true, JobState::Launched) if never_up && github == gh::Status::Queued => {
+                    Event::BootstrapFailed { instance_matches: true, retries_left: job.retries_left() }
+                }
+                (true, _) => Event::SpotInterruption { github },
                 // Somebody moved the job meanwhile: an event that does nothing anywhere.
-                false => Event::RunnerStarted { instance_matches: false },
+                (false, _) => Event::RunnerStarted { instance_matches: false },
             },
             |_| {},
         )
@@ -317,12 +329,25 @@ impl Dispatch {
         }
         if let Some(row) = row
             && row.running_job.is_none()
-            && let Some(id) = row.id
         {
-            match self.ports.github.delete_runner(&row.repo, id).await {
-                Ok(_) => self.ports.metrics.registrations_deleted(),
-                Err(error) => debug!(instance_id = key.as_str(), %error, "the registration was not deleted"),
-            }
+            self.deregister(row).await;
+        }
+    }
+
+    /// Deletes the registration of a runner that will take no job any more. Best effort.
+    pub(crate) async fn deregister(&self, row: &Runner) {
+        let id = match row.id {
+            Some(id) => Some(id),
+            // Minted by an attempt that could not note it.
+            None => match self.ports.github.runner_by_name(&row.repo, &row.name).await {
+                Ok(found) => found.map(|view| view.id),
+                Err(_) => None,
+            },
+        };
+        let Some(id) = id else { return };
+        match self.ports.github.delete_runner(&row.repo, id).await {
+            Ok(_) => self.ports.metrics.registrations_deleted(),
+            Err(error) => debug!(instance_id = row.key.as_str(), %error, "the registration was not deleted"),
         }
     }
 }

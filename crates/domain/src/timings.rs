@@ -149,22 +149,26 @@ impl Timings {
     };
 
     /// Everything that is waited for, `divisor` times faster. GitHub's own deadline and
-    /// the long poll stay: they are facts about the outside, not waits of ours. Budgets that real work must fit into (`process`,
-    /// `cleanup`, `lease`, `visibility`) keep their order because all are divided alike.
+    /// the long poll stay: they are facts about the outside, not waits of ours. The budgets of an attempt keep a floor, and the
+    /// lease and the invisibility follow from them as in production.
     pub fn divided(self, divisor: u32) -> Self {
         let d = |t: Duration| t / divisor.max(1);
+        // What real work has to fit into does not get faster: disks, processes and GitHub take their time.
+        let process = d(self.process).max(s(10).min(self.process));
+        let cleanup = d(self.cleanup).max(s(2).min(self.cleanup));
+        let lease = process + cleanup + d(self.skew);
         let e = self.every;
         Self {
-            process: d(self.process),
-            cleanup: d(self.cleanup),
-            lease: d(self.lease),
-            visibility: d(self.visibility),
+            process,
+            cleanup,
+            lease,
+            visibility: lease + d(self.visibility.saturating_sub(self.lease)),
             heartbeat: d(self.heartbeat),
             receive_wait: self.receive_wait,
             skew: d(self.skew),
             send_pause: d(self.send_pause),
             liveness_age: d(self.liveness_age),
-            back_off: d(self.back_off),
+            back_off: d(self.back_off).max(s(1)),
             back_off_max: d(self.back_off_max),
             elsewhere: d(self.elsewhere),
             confirm: d(self.confirm),

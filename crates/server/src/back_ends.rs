@@ -58,8 +58,7 @@ pub(crate) async fn local(
     let dead = QueueConfig::fifo("main-dlq").retention(std::time::Duration::from_secs(14 * 86_400));
     let main = queues.queue(QueueConfig::fifo("main").dead_letters(&dead, 5));
     let dead_letters = queues.queue(dead);
-    let reports: Arc<dyn Queue> =
-        Arc::new(SpoolQueue::open("termination", layout.spool(), 5, Arc::clone(&rng))?);
+    let reports: Arc<dyn Queue> = Arc::new(SpoolQueue::open("termination", layout.spool(), 5, Arc::clone(&rng))?);
     let program = std::env::current_exe().context("the path of this executable is unknown")?;
     let compute = ProcessCompute::open(
         provider::local::Settings {

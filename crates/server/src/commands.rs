@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use config::{Code, Config, Loaded, Problem, SystemFiles, parse_env_file, reference_markdown, render_json, render_text};
+use config::{
+    Code, Config, Loaded, Problem, SystemFiles, parse_env_file, reference_markdown, render_json, render_text,
+};
 use github::labels::{self, Aliases, LabelError, LabelSpec};
 
 use crate::cli::{self, Format, say};
@@ -131,7 +133,8 @@ pub(crate) fn healthcheck() -> anyhow::Result<ExitCode> {
     };
     let port: u16 = port.parse().context("RUNS_FLEET_LISTEN_ADDR has no port")?;
     let address = (host, port).to_socket_addrs()?.next().context("no address to ask")?;
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT).with_context(|| format!("nobody answers on {address}"))?;
+    let mut stream =
+        TcpStream::connect_timeout(&address, LIMIT).with_context(|| format!("nobody answers on {address}"))?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;

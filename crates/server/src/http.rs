@@ -70,10 +70,7 @@ impl Health {
 
 /// `/health` and `/ready`.
 pub(crate) fn health(health: Arc<Health>) -> Router {
-    Router::new()
-        .route("/health", get(alive))
-        .route("/ready", get(ready))
-        .with_state(health)
+    Router::new().route("/health", get(alive)).route("/ready", get(ready)).with_state(health)
 }
 
 async fn alive(State(health): State<Arc<Health>>) -> Response {

@@ -40,8 +40,7 @@ pub(crate) fn main(options: &cli::Serve) -> anyhow::Result<ExitCode> {
     let dir = options.local.as_deref();
     #[cfg(not(feature = "local"))]
     let dir: Option<&std::path::Path> = None;
-    let mut loaded =
-        if dir.is_some() { Config::local(&env, &SystemFiles) } else { Config::load(&env, &SystemFiles) };
+    let mut loaded = if dir.is_some() { Config::local(&env, &SystemFiles) } else { Config::load(&env, &SystemFiles) };
     commands::check_aliases(&mut loaded, &env);
     let Some(config) = loaded.config.clone().filter(|_| loaded.ok(false)) else {
         cli::say(&config::render_text(&loaded, false));
@@ -58,12 +57,23 @@ pub(crate) fn main(options: &cli::Serve) -> anyhow::Result<ExitCode> {
     let _guard = logging::init(log_config(&config), redactor, clock, metrics.clone())
         .map_err(|_| anyhow::anyhow!("logging is set up twice"))?;
     for problem in &loaded.problems {
-        warn!(event = "config_warning", code = problem.code.as_str(), variables = problem.variables.join(","), "{}", problem.message);
+        warn!(
+            event = "config_warning",
+            code = problem.code.as_str(),
+            variables = problem.variables.join(","),
+            "{}",
+            problem.message
+        );
     }
     for (code, count) in loaded.warnings() {
         metrics.config_warnings(code.as_str(), Some(count as f64));
     }
-    metrics.build_info(env!("CARGO_PKG_VERSION"), option_env!("RUNS_FLEET_COMMIT").unwrap_or("unknown"), std::env::consts::ARCH, Some(1.0));
+    metrics.build_info(
+        env!("CARGO_PKG_VERSION"),
+        option_env!("RUNS_FLEET_COMMIT").unwrap_or("unknown"),
+        std::env::consts::ARCH,
+        Some(1.0),
+    );
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let clean = runtime.block_on(async {
@@ -99,7 +109,12 @@ fn log_config(config: &Config) -> LogConfig {
 }
 
 /// Runs until a signal, then drains. `false`: something did not end in time.
-async fn run(config: &Config, warnings: Vec<ConfigWarning>, back_ends: BackEnds, metrics: Metrics) -> anyhow::Result<bool> {
+async fn run(
+    config: &Config,
+    warnings: Vec<ConfigWarning>,
+    back_ends: BackEnds,
+    metrics: Metrics,
+) -> anyhow::Result<bool> {
     let BackEnds { ports, settings, reports, queues, secrets, alone } = back_ends;
     let timings = settings.timings;
     let divisor = config.tuning.time_divisor;
@@ -129,19 +144,23 @@ async fn run(config: &Config, warnings: Vec<ConfigWarning>, back_ends: BackEnds,
     // The attempt bounds itself; the consumer's deadline is the net below it.
     let mut consuming = ConsumerConfig::new(permits).divided(divisor);
     consuming.deadline = timings.process + timings.cleanup * 2;
-    tasks.spawn(Consumer::observed(main, consuming.clone(), worker, Arc::clone(&rng), observer.clone()).run(stop.clone()));
+    tasks.spawn(
+        Consumer::observed(main, consuming.clone(), worker, Arc::clone(&rng), observer.clone()).run(stop.clone()),
+    );
     let consuming = ConsumerConfig { permits: REPORTS, ..consuming };
     let handler = Arc::new(Reports(Arc::clone(&dispatch)));
     tasks.spawn(Consumer::observed(reports, consuming, handler, rng, observer).run(stop.clone()));
     tasks.spawn(sweeps::run(Arc::clone(&dispatch), stop.clone()));
-    let watched: Vec<_> = queues.iter().flat_map(|q| [Some(Arc::clone(&q.queue)), q.dead_letters.clone()]).flatten().collect();
+    let watched: Vec<_> =
+        queues.iter().flat_map(|q| [Some(Arc::clone(&q.queue)), q.dead_letters.clone()]).flatten().collect();
     tasks.spawn(observe::depths(watched, metrics.clone(), stop.clone()));
     tasks.spawn(check_app(Arc::clone(&dispatch)));
     tasks.spawn(watchdog(Arc::clone(&health), close.clone()));
 
     // Last, so that no webhook is accepted before it can be stored.
-    let listener =
-        TcpListener::bind(&config.core.listen_addr).await.with_context(|| format!("cannot listen on {}", config.core.listen_addr))?;
+    let listener = TcpListener::bind(&config.core.listen_addr)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.core.listen_addr))?;
     let address = listener.local_addr()?;
     let app = app(config, &dispatch, secrets, queues, about, &health, metrics, &close);
     tasks.spawn(crate::listener::serve(listener, app, close.clone()));
@@ -172,7 +191,9 @@ async fn run(config: &Config, warnings: Vec<ConfigWarning>, back_ends: BackEnds,
 fn config_warnings(loaded: &Loaded) -> Vec<ConfigWarning> {
     let warnings = loaded.problems.iter().filter(|p| !p.code.is_error());
     warnings
-        .flat_map(|p| p.variables.iter().map(|name| ConfigWarning { code: p.code.as_str().to_owned(), name: name.clone() }))
+        .flat_map(|p| {
+            p.variables.iter().map(|name| ConfigWarning { code: p.code.as_str().to_owned(), name: name.clone() })
+        })
         .collect()
 }
 

@@ -1,5 +1,7 @@
 //! The command line as scripts and operators meet it: exit codes, what is printed where, and what is never printed.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::disallowed_methods, reason = "tests, against a real clock")]
+
 mod support;
 
 use std::io::{Read, Write};

@@ -37,10 +37,7 @@ pub(crate) struct Page {
 }
 
 /// `GET /api/jobs`.
-pub(crate) async fn list(
-    State(state): State<AdminState>,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Page>, ApiError> {
+pub(crate) async fn list(State(state): State<AdminState>, RawQuery(query): RawQuery) -> Result<Json<Page>, ApiError> {
     let known = ["status", "pool", "repo", "instance_id", "q", "since", "until", "limit", "offset", "cursor"];
     let params = Params::read(query.as_deref(), &known)?;
     let limit = params.number("limit", 1, MAX_LIMIT)?.unwrap_or(LIMIT);
@@ -97,10 +94,7 @@ pub(crate) struct Stats {
 }
 
 /// `GET /api/jobs/stats`.
-pub(crate) async fn stats(
-    State(state): State<AdminState>,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Stats>, ApiError> {
+pub(crate) async fn stats(State(state): State<AdminState>, RawQuery(query): RawQuery) -> Result<Json<Stats>, ApiError> {
     let params = Params::read(query.as_deref(), &["since"])?;
     let now = state.dispatch.ports().clock.now();
     let since = params.time("since")?.unwrap_or_else(|| snapshot::a_day_before(now));

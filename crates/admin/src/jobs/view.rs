@@ -134,8 +134,9 @@ impl JobView {
             force_on_demand: job.force_on_demand,
             startup_seconds: timeline::startup_ms(job).map(|ms| ms as f64 / 1000.0),
             source: timeline::source(job),
-            html_url: html_url
-                .map(|(m, run)| format!("{}/{}/actions/runs/{run}/job/{}", server_url.trim_end_matches('/'), m.repo, job.id)),
+            html_url: html_url.map(|(m, run)| {
+                format!("{}/{}/actions/runs/{run}/job/{}", server_url.trim_end_matches('/'), m.repo, job.id)
+            }),
         }
     }
 }

@@ -83,11 +83,7 @@ impl Site {
 
     /// Answers below `/admin/`: assets by their name, the shell for everything that looks like a page. A file that
     /// does not exist is 404, not a page in its place: a script that is HTML breaks without a word.
-    pub(crate) async fn serve(
-        State(site): State<Arc<Self>>,
-        uri: Uri,
-        headers: HeaderMap,
-    ) -> Response {
+    pub(crate) async fn serve(State(site): State<Arc<Self>>, uri: Uri, headers: HeaderMap) -> Response {
         let path = uri.path().trim_start_matches("/admin/");
         let (asset, caching) = match path.strip_prefix("assets/") {
             Some(name) => (site.assets.get(name), "public,max-age=31536000,immutable"),

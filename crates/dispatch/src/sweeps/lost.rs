@@ -11,17 +11,19 @@ use crate::context::{Dispatch, Error};
 impl Dispatch {
     /// Old `running` records, and `claiming` ones whose lease died: GitHub knows what became of them.
     pub(super) async fn stale(&self) -> Result<Swept, Error> {
-        let before = clock::whole_seconds(self.now()).checked_sub(signed(self.settings.timings.stale)).ok();
+        let now = self.now();
+        let before = clock::whole_seconds(now).checked_sub(signed(self.settings.timings.stale)).ok();
         let mut swept = Swept::default();
-        for state in [JobState::Running, JobState::Claiming] {
-            for job in self.ports.jobs.by_state(state, before, None).await? {
-                if swept.seen >= GITHUB_CALLS || swept.acted >= REDISPATCHES {
+        for state in [JobState::Claiming, JobState::Running] {
+            let mut jobs = self.ports.jobs.by_state(state, before, None).await?;
+            jobs.retain(|job| state != JobState::Claiming || job.lease_expired(now));
+            // Who has not been asked about for longest comes first, so that everybody's turn comes.
+            jobs.sort_by_key(|job| job.sighting.map(|seen| seen.at));
+            for job in jobs.iter().take(GITHUB_CALLS) {
+                if swept.acted >= REDISPATCHES {
                     return Ok(swept);
                 }
-                if state == JobState::Claiming && !job.lease_expired(self.now()) {
-                    continue;
-                }
-                swept.count(&self.stale_job(&job).await);
+                swept.count(&self.stale_job(job).await);
             }
         }
         Ok(swept)
@@ -55,23 +57,31 @@ impl Dispatch {
     pub(super) async fn orphans(&self) -> Result<Swept, Error> {
         let now = self.now();
         let before = clock::whole_seconds(now).checked_sub(signed(self.settings.timings.orphan)).ok();
+        let timings = &self.settings.timings;
         let mut swept = Swept::default();
-        for state in [JobState::Running, JobState::Launched, JobState::Claiming, JobState::Requeued] {
-            for job in self.ports.jobs.by_state(state, before, None).await? {
-                if swept.seen >= GITHUB_CALLS || swept.acted >= REDISPATCHES {
-                    return Ok(swept);
+        for state in [JobState::Requeued, JobState::Claiming, JobState::Launched, JobState::Running] {
+            let mut asked = 0;
+            // A pending or claimed job is as old as its wait for a machine, not as its last try.
+            let old = |job: &Job| before.is_some_and(|at| job.created_at < at) || job.deadline_passed(now, timings);
+            let before = before.filter(|_| state.is_bound());
+            for job in self.ports.jobs.by_state(state, before, None).await?.iter().filter(|job| old(job)) {
+                if asked >= GITHUB_CALLS || swept.acted >= REDISPATCHES {
+                    break;
                 }
-                swept.count(&self.orphan(&job).await);
+                // A machine that lives has its own end; only those that are gone cost a call of GitHub.
+                let step = match self.is_gone(job).await {
+                    Ok(false) if state.is_bound() => continue,
+                    Ok(gone) => self.orphan(job, gone).await,
+                    Err(error) => Err(error),
+                };
+                asked += 1;
+                swept.count(&step);
             }
         }
         Ok(swept)
     }
 
-    async fn orphan(&self, job: &Job) -> Result<bool, Error> {
-        let instance_gone = self.is_gone(job).await?;
-        if job.state.is_bound() && !instance_gone {
-            return Ok(false);
-        }
+    async fn orphan(&self, job: &Job, instance_gone: bool) -> Result<bool, Error> {
         let (github, current) = self.observe(job, Priority::Sweep).await?;
         let Some(current) = current.filter(|c| c.state == job.state && c.instance == job.instance) else {
             return Ok(false);

@@ -1,6 +1,9 @@
 //! Wake-ups that were lost, and leases whose holder died.
 
+use std::time::Duration;
+
 use db::Outcome;
+use domain::gh;
 use domain::job::{Event, Job, JobState};
 use github::client::Priority;
 
@@ -11,6 +14,8 @@ use crate::context::{Dispatch, Error};
 const BATCH: usize = 200;
 /// Every so many re-sends of one job GitHub is asked whether it still wants it.
 const ASK_EVERY: u32 = 5;
+/// How long that may take.
+const ASK: Duration = Duration::from_secs(3);
 
 impl Dispatch {
     /// Sends the wake-up of every pending job whose time has come, oldest first.
@@ -29,7 +34,9 @@ impl Dispatch {
 
     async fn resend(&self, job: &Job) -> Result<bool, Error> {
         if job.dispatch_seq % ASK_EVERY == ASK_EVERY - 1 {
-            let (github, _) = self.observe(job, Priority::Sweep).await?;
+            // A GitHub that does not answer must not hold up the wake-ups of everybody else.
+            let asked = tokio::time::timeout(ASK, self.observe(job, Priority::Sweep)).await;
+            let github = asked.map_or(Ok(gh::Status::Unknown), |answer| answer.map(|(status, _)| status))?;
             if github.is_over() {
                 let raised = self
                     .raise(

@@ -78,6 +78,11 @@ impl Dispatch {
             gh::Status::Completed(_) | gh::Status::Missing => return self.set_rerun(job, RerunState::Refused).await,
             gh::Status::Queued | gh::Status::InProgress | gh::Status::Unknown => return Ok(false),
         }
+        // An accepted call whose answer was lost, and whose re-run may even be over by now.
+        let again = self.ports.github.run(&message.repo, run).await?;
+        if again.is_some_and(|r| r.run_attempt > message.run_attempt) {
+            return self.set_rerun(job, RerunState::Done).await;
+        }
         // Before the call: the re-run's webhook may be faster than our answer.
         self.ports.markers.ask_rerun(run, &message.job_name, message.run_attempt).await?;
         match self.ports.github.rerun_job(&message.repo, job.id).await? {
@@ -86,11 +91,6 @@ impl Dispatch {
                 self.set_rerun(job, RerunState::Done).await
             }
             Rerun::RunStillGoing => {
-                // Perhaps because of our own call, whose answer was lost.
-                let again = self.ports.github.run(&message.repo, run).await?;
-                if again.is_some_and(|r| r.run_attempt > message.run_attempt) {
-                    return self.set_rerun(job, RerunState::Done).await;
-                }
                 debug!(job_id = job.id.get(), "other jobs of the run are still running; the re-run waits");
                 Ok(false)
             }

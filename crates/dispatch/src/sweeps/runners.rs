@@ -6,7 +6,7 @@ use domain::clock;
 use domain::gh;
 use domain::ids::RunnerKey;
 use domain::job::{Event, Job, JobState};
-use domain::runner::RunnerState;
+use domain::runner::{Runner, RunnerState};
 use github::client::Priority;
 use provider::compute::Filter;
 use tracing::{error, warn};
@@ -27,7 +27,8 @@ impl Dispatch {
                 continue;
             }
             let unbound = match self.ports.runners.get(&machine.key).await {
-                Ok(row) => Ok(row.is_none()),
+                // `gone` while the machine lives: its end failed when the row was written.
+                Ok(row) => Ok(row.is_none_or(|row| row.state == RunnerState::Gone)),
                 Err(error) => Err(error.into()),
             };
             if let Ok(true) = unbound {
@@ -77,12 +78,12 @@ impl Dispatch {
     /// Ends the runner of a job about to be dispatched again. `false`: not now.
     pub(super) async fn ended(&self, job: &Job) -> Result<bool, Error> {
         match &job.instance {
-            Some(key) => Ok(match self.retire(key).await? {
-                Retired::Ended => true,
-                // It holds another job: it is not ours to end, and this job needs another.
-                Retired::HasJob => true,
-                Retired::Unknown => false,
-            }),
+            Some(key) => match self.retire(key).await? {
+                Retired::Ended => Ok(true),
+                // Perhaps this very job, taken a moment ago: only GitHub's word of now says that it needs another.
+                Retired::HasJob => Ok(self.ask(job, Priority::Sweep).await? == gh::Status::Queued),
+                Retired::Unknown => Ok(false),
+            },
             None => Ok(true),
         }
     }
@@ -117,14 +118,52 @@ impl Dispatch {
         for state in [RunnerState::Minting, RunnerState::Minted, RunnerState::Online, RunnerState::Busy, RunnerState::Retiring]
         {
             for row in self.ports.runners.in_state(state, None, None).await? {
+                if live.contains(&row.key) {
+                    if let Some(step) = self.overdue(&row).await {
+                        swept.count(&step);
+                    }
+                    continue;
+                }
                 // A row younger than the listing may belong to a machine the listing does not show yet.
-                if live.contains(&row.key) || clock::since(now, row.minted_at) < self.settings.timings.skew {
+                if clock::since(now, row.minted_at) < self.settings.timings.skew {
                     continue;
                 }
                 swept.count(&self.vanished_runner(&row.key).await);
             }
         }
         Ok(swept)
+    }
+
+    /// A machine that lives although its runner's work is over, or never began. `None`: it is as it should be.
+    async fn overdue(&self, row: &Runner) -> Option<Result<bool, Error>> {
+        let (now, timings) = (self.now(), &self.settings.timings);
+        let over = match row.state {
+            // Deregistered, or its job concluded, so long ago that its own end is not coming.
+            RunnerState::Retiring | RunnerState::Busy => row.retire_at.is_some_and(|at| at <= now),
+            RunnerState::Minting => clock::since(now, row.minted_at) > timings.lease + timings.surplus,
+            _ => false,
+        };
+        if !over {
+            return None;
+        }
+        Some(async {
+            if row.state == RunnerState::Minting && !self.is_abandoned(row).await? {
+                return Ok(false);
+            }
+            warn!(instance_id = row.key.as_str(), state = row.state.as_str(), "ending a machine whose work is over");
+            self.terminate_runner(row).await?;
+            Ok(true)
+        }
+        .await)
+    }
+
+    /// An unfinished machine whose job went elsewhere: nobody will finish it.
+    async fn is_abandoned(&self, row: &Runner) -> Result<bool, Error> {
+        let waits = match row.bound_job {
+            Some(id) => self.ports.jobs.get(id).await?.is_some_and(|job| job.is_on(&row.key)),
+            None => false,
+        };
+        Ok(!waits && self.ports.hand_over.get(&row.key).await?.is_none())
     }
 
     async fn vanished_runner(&self, key: &RunnerKey) -> Result<bool, Error> {

@@ -42,7 +42,9 @@ impl Dispatch {
         let mut swept = Swept::default();
         // `None`: the hook is a repository's or an organisation's, not the App's. Nothing to be had.
         let Some(deliveries) = self.ports.github.deliveries(since).await? else { return Ok(swept) };
-        for id in to_redeliver(&deliveries) {
+        let due = to_redeliver(&deliveries);
+        let cut = due.len() > REDELIVERIES;
+        for id in due.into_iter().take(REDELIVERIES) {
             let step = match self.ports.github.redeliver(id).await {
                 Ok(()) => {
                     self.ports.metrics.webhook_redelivered();
@@ -52,7 +54,8 @@ impl Dispatch {
             };
             swept.count(&step);
         }
-        if swept.failed == 0 {
+        // What did not fit is found again by the next pass, from the same mark.
+        if swept.failed == 0 && !cut {
             let _ = self.ports.markers.pass(PASS, now).await?;
         }
         Ok(swept)
@@ -111,7 +114,7 @@ fn to_redeliver(deliveries: &[DeliverySummary]) -> Vec<u64> {
         .filter_map(|attempts| attempts.into_iter().max_by_key(|d| (d.delivered_at, d.id)))
         .collect();
     due.sort_by_key(|d| (d.delivered_at, d.id));
-    due.into_iter().take(REDELIVERIES).map(|d| d.id).collect()
+    due.into_iter().map(|d| d.id).collect()
 }
 
 /// The event whose webhook never came.

@@ -10,3 +10,6 @@ mod support;
 
 mod crash;
 mod life;
+mod messages;
+mod theft;
+mod trouble;

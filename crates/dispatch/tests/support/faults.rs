@@ -27,7 +27,7 @@ pub enum Mishap {
     Refuse,
     /// An error, although the call took effect.
     LoseAnswer,
-    /// The caller stands still until the process is thawed, then the call is made.
+    /// The process stands still until it is thawed, then the call is made.
     Freeze,
 }
 
@@ -73,7 +73,7 @@ impl Process {
             plan: Mutex::default(),
             calls: Mutex::default(),
             dead: watch::Sender::new(false),
-            frozen: watch::Sender::new(true),
+            frozen: watch::Sender::new(false),
         })
     }
 
@@ -99,9 +99,17 @@ impl Process {
         *self.dead.borrow()
     }
 
-    /// Frozen calls go on.
+    pub fn is_frozen(&self) -> bool {
+        *self.frozen.borrow()
+    }
+
+    /// The process goes on where it stood.
     pub fn thaw(&self) {
         self.frozen.send_replace(false);
+    }
+
+    async fn not_frozen(&self) {
+        let _ = self.frozen.subscribe().wait_for(|frozen| !*frozen).await;
     }
 
     pub async fn died(&self) {
@@ -127,6 +135,7 @@ impl Process {
         if self.is_dead() {
             return pending().await;
         }
+        self.not_frozen().await;
         let mishap = self.mishap(name);
         match mishap {
             Some(Mishap::DieBefore) => {
@@ -135,7 +144,8 @@ impl Process {
             }
             Some(Mishap::Refuse) => return failed(),
             Some(Mishap::Freeze) => {
-                let _ = self.frozen.subscribe().wait_for(|frozen| !*frozen).await;
+                self.frozen.send_replace(true);
+                self.not_frozen().await;
             }
             _ if self.weather.is_down(port) => return failed(),
             _ => {}
@@ -145,6 +155,7 @@ impl Process {
             () = self.died() => return pending().await,
             answer = call => answer,
         };
+        self.not_frozen().await;
         match mishap {
             Some(Mishap::DieAfter) => {
                 self.die();

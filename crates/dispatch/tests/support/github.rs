@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use simulation::chance::SeededRng;
 use simulation::github::model::{
-    Attempt, JitRequest, JobSpec, Model, OwnerKind, Page, Refusal, RunFilter, Settings, Status, Webhook, time,
+    Attempt, Connect, JitRequest, JobSpec, Message, Model, OwnerKind, Page, Refusal, RunFilter, Settings, Status, Webhook, time,
 };
 use tokio::sync::watch;
 use tower::ServiceExt;
@@ -68,9 +68,9 @@ pub fn repo() -> Repo {
 }
 
 impl GitHub {
-    pub fn new(seed: u64, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub fn new(seed: u64, theft: f64, clock: Arc<dyn Clock>) -> Arc<Self> {
         let mut settings = Settings::new("https://api.github.com", InstallationId::new(1).unwrap(), 1_000_001);
-        settings.theft = 0.0;
+        settings.theft = theft;
         let mut model = Model::new(settings, Arc::new(SeededRng::new(seed)));
         model.add_repository(repo(), OwnerKind::Organization);
         Arc::new(Self {
@@ -104,6 +104,35 @@ impl GitHub {
         let labels: Vec<String> = labels.iter().map(|&l| l.to_owned()).collect();
         let spec = |n: usize| JobSpec { name: format!("build {n}"), labels: labels.clone(), duration: takes, outcome };
         self.with(|model, now| model.submit_run(&repo(), (0..count).map(spec).collect(), now)).unwrap()
+    }
+
+    /// A runner that is not ours takes what it can get.
+    pub fn foreign_runner(self: &Arc<Self>, labels: &[&str]) {
+        let labels = labels.iter().map(|&l| l.to_owned()).collect();
+        let request = JitRequest { name: "other-1".to_owned(), runner_group_id: 1, labels };
+        let jit = self.with(|model, now| model.generate_jitconfig(&repo(), request, now)).unwrap();
+        let _ = self.with(|model, now| model.connect(&jit.credential, Connect::default(), now)).unwrap();
+        let github = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut running: Option<(JobId, u32)> = None;
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let heard = github.with_quietly(|model, now| {
+                    model.heard(&jit.credential, now);
+                    model.message(&jit.credential, running.map(|(id, _)| id))
+                });
+                match (heard, &mut running) {
+                    (Message::Job(job), None) => running = Some((job.id, u32::try_from(job.duration.as_secs()).unwrap())),
+                    (_, Some((_, left))) if *left > 0 => *left -= 1,
+                    (_, Some((id, _))) => {
+                        let end = |model: &mut Model, now| model.complete(&jit.credential, *id, Conclusion::Success, now);
+                        let _ = github.with(end);
+                        return;
+                    }
+                    _ => {}
+                }
+            }
+        });
     }
 
     pub fn cancel(&self, run: RunId) {

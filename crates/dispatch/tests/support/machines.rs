@@ -26,6 +26,8 @@ pub struct Nature {
     /// EC2's machines run from their launch; a local one waits for its start.
     pub runs_from_launch: bool,
     pub launch_takes: Duration,
+    /// From the moment the machine starts to the answer that says so.
+    pub start_takes: Duration,
     pub boot_takes: Duration,
     /// How long an agent waits for its hand-over, and how long a listener for a job.
     pub patience: Duration,
@@ -37,6 +39,8 @@ pub struct Nature {
     pub bootstrap_fails: bool,
     /// Final reports are lost.
     pub final_report_lost: bool,
+    /// Agents stay when they are done, and say nothing.
+    pub hangs_at_the_end: bool,
     /// Whether there are agents at all.
     pub no_agents: bool,
 }
@@ -46,6 +50,7 @@ impl Default for Nature {
         Self {
             runs_from_launch: false,
             launch_takes: seconds(1),
+            start_takes: Duration::ZERO,
             boot_takes: seconds(5),
             patience: seconds(600),
             no_spot: false,
@@ -53,6 +58,7 @@ impl Default for Nature {
             never_connects: false,
             bootstrap_fails: false,
             final_report_lost: false,
+            hangs_at_the_end: false,
             no_agents: false,
         }
     }
@@ -204,6 +210,9 @@ impl Machines {
         started.started_at = Some(self.clock.now());
         self.report(started).await;
         let status = self.listen(&credential).await;
+        if self.nature().hangs_at_the_end {
+            return std::future::pending().await;
+        }
         let mut ended = report(status);
         ended.completed_at = Some(self.clock.now());
         ended.duration_seconds = 1;
@@ -239,7 +248,7 @@ impl Machines {
                 }
                 Message::Gone => return AgentStatus::Success,
             }
-            let nap = seconds(2);
+            let nap = seconds(4);
             match running {
                 Some((id, until, outcome)) if until <= tokio::time::Instant::now() => {
                     let _ = self.github.with(|model, now| model.complete(credential, id, outcome, now));
@@ -301,6 +310,7 @@ impl Compute for ProcessCompute {
     async fn start(&self, key: &RunnerKey) -> Result<(), Error> {
         let start = async {
             self.machines.boot(key);
+            tokio::time::sleep(self.machines.nature().start_takes).await;
             Ok(())
         };
         self.process.call(Port::Compute, "compute.start", busy, start).await

@@ -68,13 +68,18 @@ pub struct World {
 impl World {
     /// A world without an orchestrator.
     pub fn empty() -> Self {
+        Self::with(11, 0.0)
+    }
+
+    /// The same, with chance of its own, and runners that prefer other jobs to theirs with this probability.
+    pub fn with(seed: u64, theft: f64) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(WorldClock::starting_now());
-        let rng: Arc<dyn Rng> = Arc::new(SeededRng::new(7));
+        let rng: Arc<dyn Rng> = Arc::new(SeededRng::new(seed));
         let queues = MemoryQueues::new(Arc::clone(&clock), Arc::clone(&rng));
         let dead = QueueConfig::fifo("main-dlq").retention(minutes(14 * 24 * 60));
         let main = queues.queue(QueueConfig::fifo("main").dead_letters(&dead, 5));
         let reports = queues.queue(QueueConfig::fifo("termination").retention(minutes(4 * 24 * 60)));
-        let github = GitHub::new(11, Arc::clone(&clock));
+        let github = GitHub::new(seed, theft, Arc::clone(&clock));
         let documents = Arc::new(HandOvers::default());
         let machines =
             Machines::new(Arc::clone(&github), Arc::clone(&documents), Arc::clone(&reports), Arc::clone(&clock));
@@ -104,6 +109,13 @@ impl World {
     /// A world with one replica of the orchestrator, sweeps and all.
     pub fn new() -> Self {
         let mut world = Self::empty();
+        world.boot();
+        world
+    }
+
+    /// One where every runner is a thief.
+    pub fn of_thieves() -> Self {
+        let mut world = Self::with(11, 1.0);
         world.boot();
         world
     }
@@ -289,7 +301,8 @@ impl World {
             if started.elapsed() > limit {
                 panic!("not within {limit:?}: {what}\n{}", self.describe().await);
             }
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            // A long wait is looked at less often.
+            tokio::time::sleep((limit / 1000).max(Duration::from_millis(250))).await;
         }
     }
 
@@ -299,6 +312,12 @@ impl World {
     }
 
     // What can be seen.
+
+    /// From the job's webhook to its begin on a runner.
+    pub fn waited(&self, job: JobId) -> Duration {
+        let report = self.github.reports().into_iter().find(|report| report.id == job).unwrap();
+        domain::clock::since(report.started_at.expect("it began"), report.queued_at)
+    }
 
     pub fn jobs(&self) -> Jobs {
         let table: Arc<dyn Table> = Arc::clone(&self.table) as Arc<dyn Table>;
@@ -329,6 +348,11 @@ impl World {
 
     pub async fn runner(&self, key: &RunnerKey) -> Option<Runner> {
         self.runners().get(key).await.unwrap()
+    }
+
+    /// The record says that GitHub runs it.
+    pub async fn is_executing(&self, job: JobId) -> bool {
+        self.find(job).await.is_some_and(|job| job.in_progress_at.is_some())
     }
 
     pub async fn job_is_over(&self, job: JobId) -> bool {
@@ -440,6 +464,12 @@ impl World {
             let counted = row.bound_job == Some(job.id) || row.running_job == Some(job.id);
             assert!(counted, "job {} and its runner disagree\n{}", job.id, self.describe().await);
         }
+    }
+
+    /// So many machines were launched, ever.
+    pub fn must_have_launched(&self, machines: usize) {
+        let all = self.machines.all();
+        assert_eq!(all.len(), machines, "{all:#?}");
     }
 
     /// The job was served, once, and GitHub calls it green.

@@ -336,6 +336,8 @@ impl Job {
         job.created_at = now;
         job.requeue_reason = Some(reason.as_str().to_owned());
         job.lease = None;
+        // What GitHub said before is no ground for the next launch.
+        job.sighting = None;
         job.unbind_machine();
         job.spot = !job.force_on_demand && job.message.as_ref().is_some_and(|m| m.spec.spot);
         job

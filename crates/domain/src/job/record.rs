@@ -170,6 +170,15 @@ impl Job {
         self.state.is_bound() && self.in_progress_at.is_none()
     }
 
+    /// A dispatch attempt has it in hand: claimed, or bound to a machine whose hand-over is not finished.
+    pub fn is_being_dispatched(&self) -> bool {
+        match self.state {
+            JobState::Claiming => true,
+            JobState::Launched => self.prepared_at.is_none() && self.lease.is_some(),
+            _ => false,
+        }
+    }
+
     /// Whether this row is bound to `instance`.
     pub fn is_on(&self, instance: &RunnerKey) -> bool {
         self.state.occupies() && self.instance.as_ref() == Some(instance)

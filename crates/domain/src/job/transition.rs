@@ -360,6 +360,24 @@ pub enum SettleReason {
 }
 
 impl SettleReason {
+    /// Every reason.
+    pub const ALL: [Self; 14] = [
+        Self::Concluded,
+        Self::Missing,
+        Self::AgentReport,
+        Self::RunnerLost,
+        Self::InstanceGone,
+        Self::ClaimExhausted,
+        Self::Invalid,
+        Self::WindowsUnsupported,
+        Self::Refused,
+        Self::Displaced,
+        Self::BootstrapFailed,
+        Self::Unconfirmed,
+        Self::Deadline,
+        Self::NoMessage,
+    ];
+
     /// The word stored as `settled_reason`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -378,6 +396,11 @@ impl SettleReason {
             Self::Deadline => "deadline",
             Self::NoMessage => "no_message",
         }
+    }
+
+    /// Reads the stored word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
     }
 
     /// The `task_type` of `scheduling_failure_total`, when settling so means that we gave up.

@@ -163,7 +163,9 @@ pub fn bind(id: domain::ids::JobId, scene: &Scene, evidence: &Evidence, cx: &Con
     if let Some(bound) = &scene.bound {
         let in_progress = bound.in_progress_at.is_some();
         let exchange = previous.filter(|other| {
-            other.state.is_live() && other.repo == runner.repo && covers(&other.labels, &labels_of(bound))
+            // One that is still being minted is unfinished work of J's attempt, and one that is busy is nobody's.
+            matches!(other.state, RunnerState::Minted | RunnerState::Online)
+                && other.repo == runner.repo && covers(&other.labels, &labels_of(bound))
         });
         let event = match exchange {
             Some(other) => Event::Swapped { in_progress, other_online: other.state == RunnerState::Online },

@@ -28,6 +28,9 @@ const STOP: Duration = Duration::from_secs(15);
 /// Between tries of a start that failed.
 const AGAIN: Duration = Duration::from_millis(300);
 
+/// Lines of the log to show when it does not start.
+const TAIL: usize = 20;
+
 enum Order {
     /// SIGKILL, then start again.
     Kill(oneshot::Sender<()>),
@@ -52,7 +55,10 @@ impl Orchestrator {
         let deadline = tokio::time::Instant::now() + START;
         while !is_ready(address).await {
             if let Some(status) = child.try_wait()? {
-                anyhow::bail!("the orchestrator ended with {status}; its log: {}", spawner.log().display());
+                let log = std::fs::read_to_string(spawner.log()).unwrap_or_default();
+                let tail: Vec<_> = log.lines().rev().take(TAIL).collect();
+                let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
+                anyhow::bail!("the orchestrator ended with {status}:\n{tail}");
             }
             anyhow::ensure!(
                 tokio::time::Instant::now() < deadline,

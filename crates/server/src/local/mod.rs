@@ -156,11 +156,8 @@ async fn simulated(options: &cli::Local, dir: &Path) -> anyhow::Result<ExitCode>
     let divisor = if options.chaos { CHAOS_DIVISOR } else { 1 };
     let secret = SystemRng.token();
     let repo: Repo = REPO.parse()?;
-    let mut sim = SimConfig::new(
-        options.seed,
-        vec![(repo.clone(), OwnerKind::Organization)],
-        SecretString::from(secret.clone()),
-    );
+    let mut sim =
+        SimConfig::new(options.seed, vec![(repo.clone(), OwnerKind::Organization)], SecretString::from(secret.clone()));
     sim.settings.theft = options.theft;
     sim.runner_exe = Some(std::env::current_exe()?);
     if options.chaos {
@@ -269,13 +266,16 @@ async fn progress(options: &cli::Local, github: &SimulatedGitHub) {
     }
 }
 
+/// Ctrl-C, a service manager, or a terminal that is closed.
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let [Ok(mut term), Ok(mut int), Ok(mut hup)] = kinds.map(signal) else {
         return std::future::pending().await;
     };
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
+        _ = hup.recv() => {}
     }
 }

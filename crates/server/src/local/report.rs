@@ -108,7 +108,8 @@ pub(super) async fn gather(
         first(&mut spawned, *job, machine.spawned_at_ms.map(|at| at - received));
         first(&mut started, *job, run_started(dir, machine).map(|at| at - received));
     }
-    let (mut overhead, mut start) = (spawned.into_values().collect::<Vec<_>>(), started.into_values().collect::<Vec<_>>());
+    let (mut overhead, mut start) =
+        (spawned.into_values().collect::<Vec<_>>(), started.into_values().collect::<Vec<_>>());
     Ok(Report {
         jobs: c.submitted,
         completed,
@@ -182,12 +183,24 @@ fn percentile(values: &mut [i64], percent: usize) -> Option<i64> {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |v: Option<i64>| v.map_or_else(|| "–".to_owned(), |v| format!("{v} ms"));
-        writeln!(f, "{} jobs in {} s: {} green, {} failed, {} lost", self.jobs, self.seconds, self.completed, self.failed, self.lost)?;
-        writeln!(f, "{} machines ({:+} beyond one per job), {} jobs stolen, {} re-run", self.launches, self.duplicate_runners, self.stolen, self.rerun)?;
+        writeln!(
+            f,
+            "{} jobs in {} s: {} green, {} failed, {} lost",
+            self.jobs, self.seconds, self.completed, self.failed, self.lost
+        )?;
+        writeln!(
+            f,
+            "{} machines ({:+} beyond one per job), {} jobs stolen, {} re-run",
+            self.launches, self.duplicate_runners, self.stolen, self.rerun
+        )?;
         writeln!(f, "webhook → agent spawned   p50 {}, p99 {}", ms(self.overhead_ms_p50), ms(self.overhead_ms_p99))?;
         write!(f, "webhook → run.sh started  p50 {}, p99 {}", ms(self.start_ms_p50), ms(self.start_ms_p99))?;
         if self.orchestrator_kills + self.machine_kills > 0 {
-            write!(f, "\nkilled: orchestrator {} times, {} machines; webhooks failed {}, asked for again {}", self.orchestrator_kills, self.machine_kills, self.webhooks_failed, self.redeliveries)?;
+            write!(
+                f,
+                "\nkilled: orchestrator {} times, {} machines; webhooks failed {}, asked for again {}",
+                self.orchestrator_kills, self.machine_kills, self.webhooks_failed, self.redeliveries
+            )?;
         }
         Ok(())
     }

@@ -16,7 +16,8 @@ use crate::cli::{complain, say};
 /// The newest local run of this machine.
 pub(crate) fn latest() -> anyhow::Result<PathBuf> {
     let runs = std::fs::read_dir(std::env::temp_dir())?.filter_map(Result::ok).filter(|entry| {
-        entry.file_name().to_string_lossy().starts_with(super::TEMPORARY) && Layout::new(&entry.path()).store().is_file()
+        entry.file_name().to_string_lossy().starts_with(super::TEMPORARY)
+            && Layout::new(&entry.path()).store().is_file()
     });
     runs.max_by_key(|entry| entry.metadata().and_then(|m| m.modified()).ok())
         .map(|entry| entry.path())
@@ -56,7 +57,7 @@ pub(crate) fn why(dir: &Path, id: JobId, json: bool) -> anyhow::Result<ExitCode>
         }
         let mut before: Option<i64> = None;
         for (attempt, milestone, at) in job.timeline.iter() {
-            let since = before.map(|b| format!("+{} ms", at - b)).unwrap_or_default();
+            let since = before.map(|b| format!("{:+} ms", at - b)).unwrap_or_default();
             let time = domain::clock::Timestamp::from_millisecond(at).map(|t| t.to_string()).unwrap_or_default();
             say(&format!("  attempt {attempt}  {:<18} {time}  {since}", milestone.as_str()));
             before = Some(at);

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A real RSA key of 2048 bits that opens nothing.
-pub const PRIVATE_KEY: &str = include_str!("../../../config/testdata/rsa-2048-pkcs8.pem");
+pub(crate) const PRIVATE_KEY: &str = include_str!("../../../config/testdata/rsa-2048-pkcs8.pem");
 
 /// The program, knowing nothing of the environment of the tests.
-pub fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_runs-fleet-server"));
     command.env_clear().stdin(Stdio::null());
     if let Some(path) = std::env::var_os("PATH") {
@@ -29,14 +29,18 @@ pub fn program() -> Command {
 }
 
 /// Runs to the end.
-pub fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     command.output().expect("the program starts")
 }
 
 /// Runs with this on standard input.
-pub fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+pub(crate) fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
     let mut stdin = child.stdin.take().expect("piped");
     let input = input.to_owned();
     let writer = std::thread::spawn(move || stdin.write_all(&input));
@@ -46,17 +50,17 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
 }
 
 /// Standard output and standard error, as one text.
-pub fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// A port of the loopback interface that nobody listens on.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("there are free ports").port()
 }
 
 /// Waits until `found` finds something.
-pub fn eventually<T>(what: &str, limit: Duration, mut found: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, limit: Duration, mut found: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = found() {
@@ -68,33 +72,33 @@ pub fn eventually<T>(what: &str, limit: Duration, mut found: impl FnMut() -> Opt
 }
 
 /// A started program; dropping it ends it in order, or else by force.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         Self(command.spawn().expect("the program starts"))
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
 
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         signal(self.pid(), "TERM");
     }
 
     /// Its status, if it ended.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().expect("the child can be asked")
     }
 
     /// Its status once it ended.
-    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
         eventually("the program ends", limit, || self.ended())
     }
 
     /// What it wrote to its piped standard output; it has ended.
-    pub fn output(&mut self) -> String {
+    pub(crate) fn output(&mut self) -> String {
         let mut output = String::new();
         self.0.stdout.take().expect("piped").read_to_string(&mut output).expect("UTF-8");
         output
@@ -116,7 +120,7 @@ impl Drop for Process {
 }
 
 /// Sends a signal to a process of ours.
-pub fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     let status = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
     status.expect("kill(1) exists");
 }
@@ -135,19 +139,20 @@ fn strings(process: &Path, file: &str) -> Vec<String> {
 }
 
 /// Command lines of all processes on this machine.
-pub fn command_lines() -> Vec<String> {
+pub(crate) fn command_lines() -> Vec<String> {
     processes().iter().map(|p| strings(p, "cmdline").join(" ")).collect()
 }
 
 /// A variable of a running process.
-pub fn variable(pid: u32, name: &str) -> Option<String> {
+pub(crate) fn variable(pid: u32, name: &str) -> Option<String> {
     let assignments = strings(&PathBuf::from(format!("/proc/{pid}")), "environ");
     assignments.iter().find_map(|a| a.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
 }
 
 /// Processes marked as part of a machine of the local run in this directory.
-pub fn machine_processes(dir: &Path) -> Vec<String> {
-    let keys: Vec<String> = machines(dir).iter().map(|m| m.file_name().unwrap().to_string_lossy().into_owned()).collect();
+pub(crate) fn machine_processes(dir: &Path) -> Vec<String> {
+    let keys: Vec<String> =
+        machines(dir).iter().map(|m| m.file_name().unwrap().to_string_lossy().into_owned()).collect();
     let belongs = |p: &PathBuf| {
         let marks = strings(p, "environ");
         marks.iter().any(|a| a.strip_prefix("RUNS_FLEET_MACHINE=").is_some_and(|key| keys.iter().any(|k| k == key)))
@@ -156,17 +161,17 @@ pub fn machine_processes(dir: &Path) -> Vec<String> {
 }
 
 /// Directories of the machines of a local run.
-pub fn machines(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn machines(dir: &Path) -> Vec<PathBuf> {
     files(&dir.join("machines"))
 }
 
 /// What is directly below a directory.
-pub fn files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).map(|entries| entries.filter_map(Result::ok).map(|e| e.path()).collect()).unwrap_or_default()
 }
 
 /// Every process that this one started and that still runs; zombies, which wait for their parent to look, do not.
-pub fn children(pid: u32) -> Vec<u32> {
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let parent = |process: &PathBuf| {
         // "pid (name) state ppid …", where the name may contain anything.
         let stat = fs::read_to_string(process.join("stat")).ok()?;
@@ -182,20 +187,20 @@ pub fn children(pid: u32) -> Vec<u32> {
 
 /// An answer, as far as the tests care.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 }
 
 /// A connection that gives up after a while.
-pub fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.set_write_timeout(Some(Duration::from_secs(30)))?;
@@ -203,7 +208,7 @@ pub fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// Whatever the server says until it closes; `None` when that is not an answer.
-pub fn answer(stream: &mut TcpStream) -> Option<Answer> {
+pub(crate) fn answer(stream: &mut TcpStream) -> Option<Answer> {
     let mut bytes = Vec::new();
     // A server that refuses a body it did not read may reset the connection after its answer.
     let _ = stream.read_to_end(&mut bytes);
@@ -227,7 +232,7 @@ fn unchunked(mut rest: &str) -> String {
 }
 
 /// One request on a connection of its own.
-pub fn request(address: SocketAddr, head: &str, body: &[u8]) -> Option<Answer> {
+pub(crate) fn request(address: SocketAddr, head: &str, body: &[u8]) -> Option<Answer> {
     let mut stream = connect(address).ok()?;
     let head = format!("{head}\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     // The server may have answered and closed before it was told everything.
@@ -236,6 +241,6 @@ pub fn request(address: SocketAddr, head: &str, body: &[u8]) -> Option<Answer> {
 }
 
 /// A request without a body.
-pub fn get(address: SocketAddr, path: &str) -> Answer {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
     request(address, &format!("GET {path} HTTP/1.1"), b"").unwrap_or_else(|| panic!("no answer to GET {path}"))
 }

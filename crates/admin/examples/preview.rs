@@ -240,7 +240,7 @@ async fn fill(fleet: &Fleet, now: Timestamp) {
     fleet.webhook(701, &["runs-fleet/cpu=4/ram=9000"]).await;
 }
 
-/// A job that comes in after a while and lives for half a minute.
+/// A job that comes in after a while and lives for most of a minute.
 async fn live(fleet: &Fleet, n: u64) {
     tokio::time::sleep(Duration::from_secs(n * 6)).await;
     let (n, began) = (10_000 + n, SystemClock.now());
@@ -249,8 +249,8 @@ async fn live(fleet: &Fleet, n: u64) {
     for (wait, story) in [
         (1, Story::accepted(n, began).claimed(n)),
         (2, Story::accepted(n, began).launched(n)),
-        (9, Story::accepted(n, began).running(n)),
-        (15, Story::accepted(n, began).over(n, 15_000, "success")),
+        (20, Story::accepted(n, began).running(n)),
+        (18, Story::accepted(n, began).over(n, 15_000, "success")),
     ] {
         tokio::time::sleep(Duration::from_secs(wait)).await;
         let next = Job { version: job.version, ..story.job };

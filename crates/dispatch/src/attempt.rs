@@ -32,8 +32,8 @@ use domain::message::JobMessage;
 use domain::runner::{Runner, RunnerState};
 use domain::timings::MAX_CLAIM_ATTEMPTS;
 use github::client::Priority;
-use github::mint::{self, Mint};
 use github::labels;
+use github::mint::{self, Mint};
 use provider::compute::{self, Filter, Machine, Request};
 use queue::Disposition;
 use telemetry::metrics::{DedupPath, SchedulingFailure, Source};
@@ -100,7 +100,8 @@ impl Dispatch {
             Claimed::Work(claimed) => claimed,
             Claimed::Answer(disposition) => return Ok(disposition),
         };
-        let mut attempt = Attempt { job: claimed.job.clone(), token: claimed.token.clone(), machine: None, handed_over: false };
+        let mut attempt =
+            Attempt { job: claimed.job.clone(), token: claimed.token.clone(), machine: None, handed_over: false };
         let failure = match tokio::time::timeout_at(deadline, self.work(&mut attempt, *claimed)).await {
             Ok(Ok(worked)) => {
                 match worked {
@@ -191,7 +192,9 @@ impl Dispatch {
                 Err(failure) => Err(failure),
             };
             match served {
-                Ok(_) => info!(job_id = attempt.job.id.get(), instance_id = machine.key.as_str(), "given a spare machine"),
+                Ok(_) => {
+                    info!(job_id = attempt.job.id.get(), instance_id = machine.key.as_str(), "given a spare machine")
+                }
                 Err(failure) => {
                     self.compensate(&mut attempt, failure).await?;
                 }
@@ -326,11 +329,7 @@ impl Dispatch {
     }
 
     /// A machine that a dead attempt of this job launched and nobody was bound to.
-    async fn adopt(
-        &self,
-        attempt: &Attempt,
-        previous_launch: Option<LaunchId>,
-    ) -> Result<Option<Machine>, Failure> {
+    async fn adopt(&self, attempt: &Attempt, previous_launch: Option<LaunchId>) -> Result<Option<Machine>, Failure> {
         let Some(launch_id) = previous_launch else { return Ok(None) };
         let filter = Filter { launch_id: Some(launch_id), include_gone: false };
         for machine in self.ports.compute.list(&filter).await.map_err(|e| failed_launch(&e))? {
@@ -394,7 +393,10 @@ impl Dispatch {
             let fallback = labels::fallback_labels(&message);
             if fallback.synthesized {
                 self.ports.metrics.label_lost();
-                tracing::error!(job_id = attempt.job.id.get(), "the job came without labels; GitHub will hardly match its runner");
+                tracing::error!(
+                    job_id = attempt.job.id.get(),
+                    "the job came without labels; GitHub will hardly match its runner"
+                );
             }
             let labels = fallback.labels;
             let runner = Runner {
@@ -420,10 +422,8 @@ impl Dispatch {
                 ttl: Some(Runner::keep_until(cx.now, self.settings.max_runtime)),
             };
             let bound = attempt.job.bound(&to, &cx);
-            let changes = vec![
-                Change::Job { old: Some(attempt.job.clone()), new: bound },
-                Change::Runner { old, new: runner },
-            ];
+            let changes =
+                vec![Change::Job { old: Some(attempt.job.clone()), new: bound }, Change::Runner { old, new: runner }];
             match self.ports.jobs.commit(changes).await? {
                 Outcome::Applied(mut committed) => {
                     let (Some(job), Some(row)) = (committed.jobs.pop(), committed.runners.pop()) else {

@@ -51,11 +51,8 @@ impl Dispatch {
     }
 
     async fn bind_named(&self, account: &Account, named: &NamedRunner) -> Result<(), Error> {
-        let evidence = Evidence {
-            named: named.clone(),
-            since: account.view.started_at,
-            message: account.message.clone(),
-        };
+        let evidence =
+            Evidence { named: named.clone(), since: account.view.started_at, message: account.message.clone() };
         self.settle_books(account, Some(named), |scene| binding::bind(account.id, scene, &evidence, &self.cx())).await
     }
 
@@ -198,11 +195,7 @@ impl Dispatch {
 
     /// Asks GitHub about a job and puts the books right with the answer. A fresh enough answer on the record is used
     /// as it is. Returns GitHub's word and the record as it is afterwards.
-    pub(crate) async fn observe(
-        &self,
-        job: &Job,
-        priority: Priority,
-    ) -> Result<(gh::Status, Option<Job>), Error> {
+    pub(crate) async fn observe(&self, job: &Job, priority: Priority) -> Result<(gh::Status, Option<Job>), Error> {
         if let Some(seen) = job.sighting
             && domain::clock::since(self.now(), seen.at) <= self.settings.timings.sighting
             && seen.status != gh::Status::Unknown

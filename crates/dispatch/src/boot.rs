@@ -25,6 +25,8 @@ impl Dispatch {
                 continue;
             }
             let mut new = job.redriven(&self.cx());
+            // The claim that resumes it counts one.
+            new.claim_attempts = new.claim_attempts.saturating_sub(1);
             if let Some(lease) = &mut new.lease {
                 lease.until = Some(domain::clock::whole_seconds(self.now()));
             }

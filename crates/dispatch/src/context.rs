@@ -128,7 +128,14 @@ impl Dispatch {
     /// Brings ports and settings together.
     pub fn new(ports: Ports, settings: Settings) -> Arc<Self> {
         let (news, _) = broadcast::channel(1024);
-        Arc::new(Self { ports, settings, news, rejected: Mutex::default(), active: Mutex::default(), pace: Mutex::default() })
+        Arc::new(Self {
+            ports,
+            settings,
+            news,
+            rejected: Mutex::default(),
+            active: Mutex::default(),
+            pace: Mutex::default(),
+        })
     }
 
     /// The ports, for the crates above.

@@ -142,7 +142,11 @@ impl Dispatch {
         let written = tokio::time::timeout_at(deadline, self.ports.jobs.write(job, new)).await;
         let held = matches!(written, Ok(Ok(Outcome::Applied(_))));
         if held {
-            info!(job_id = job.id.get(), seconds = turn.as_secs(), "the job waits its turn behind others of its repository");
+            info!(
+                job_id = job.id.get(),
+                seconds = turn.as_secs(),
+                "the job waits its turn behind others of its repository"
+            );
         }
         held
     }
@@ -218,14 +222,8 @@ impl Dispatch {
 
     /// Puts news of a running or concluded job on the main queue, in a lane of its own, so that a cancellation is not
     /// stuck behind the launch it cancels.
-    async fn forward(
-        &self,
-        event: &WorkflowJobEvent,
-        delivery: &str,
-        received: Timestamp,
-    ) -> Result<(), queue::Error> {
-        let queued =
-            QueuedEvent { delivery: delivery.to_owned(), received_at: Some(received), event: event.clone() };
+    async fn forward(&self, event: &WorkflowJobEvent, delivery: &str, received: Timestamp) -> Result<(), queue::Error> {
+        let queued = QueuedEvent { delivery: delivery.to_owned(), received_at: Some(received), event: event.clone() };
         let send = self.send(queue::Message {
             body: queued.encode(),
             group: queued.group(),
@@ -244,8 +242,7 @@ impl Dispatch {
         if let Some(installation) = event.installation_id {
             self.ports.github.remember_installation(event.repo.owner(), installation);
         }
-        let account =
-            Account { id: event.job_id, repo: event.repo.clone(), view: event.view(), message };
+        let account = Account { id: event.job_id, repo: event.repo.clone(), view: event.view(), message };
         self.startup_metric(event).await;
         self.account(&account).await
     }

@@ -155,13 +155,14 @@ impl Dispatch {
     /// Sends a pending job's wake-up. `false` leaves it to the outbox.
     pub(crate) async fn wake(&self, job: &Job) -> bool {
         let Some(message) = job.next_message() else { return false };
-        match self.send(queue::Message {
-            body: message.encode(),
-            group: message.group(),
-            dedup: message.dedup_id(),
-            attributes: message.traceparent.iter().map(|t| ("Traceparent".to_owned(), t.clone())).collect(),
-        })
-        .await
+        match self
+            .send(queue::Message {
+                body: message.encode(),
+                group: message.group(),
+                dedup: message.dedup_id(),
+                attributes: message.traceparent.iter().map(|t| ("Traceparent".to_owned(), t.clone())).collect(),
+            })
+            .await
         {
             Ok(()) => true,
             Err(error) => {

@@ -193,7 +193,11 @@ impl Dispatch {
     /// Closes the job an ended runner served, if that can be known.
     async fn close(&self, row: &Runner, reclaimed: bool) -> Result<(), Error> {
         if let Some(id) = row.running_job {
-            return if reclaimed { self.interrupted(id, &row.key).await } else { self.close_with_report(id, row).await };
+            return if reclaimed {
+                self.interrupted(id, &row.key).await
+            } else {
+                self.close_with_report(id, row).await
+            };
         }
         let Some(job) = self.waiting_on(row).await? else { return Ok(()) };
         if reclaimed {

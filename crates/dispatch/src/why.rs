@@ -232,8 +232,7 @@ mod tests {
             prepared.started(at(5), &cx(5)),
             prepared.condemned(true, &cx(5)),
         ];
-        let waits =
-            bound.requeued(Bump::None, Wake::BackOff, RequeueReason::CapacityWait, Some(at(90)), &cx(9));
+        let waits = bound.requeued(Bump::None, Wake::BackOff, RequeueReason::CapacityWait, Some(at(90)), &cx(9));
         assert!(sentence(&waits).ends_with("next try in 30 s."), "{}", sentence(&waits));
         jobs.push(waits);
         jobs.extend(Settled::ALL.map(|end| prepared.settled(end, SettleReason::Deadline, &cx(9))));

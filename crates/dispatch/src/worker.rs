@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use domain::message::JobMessage;
 use github::webhook::{self, Kind, QueuedEvent, Secrets, SignatureError, WorkflowJobEvent};
 use queue::{Delivery, Disposition, Handler};
-use tokio_util::sync::CancellationToken;
 use telemetry::metrics::Ingress;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::context::Dispatch;

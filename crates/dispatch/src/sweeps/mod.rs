@@ -133,7 +133,12 @@ async fn run_one(dispatch: Arc<Dispatch>, sweep: Sweep, shutdown: CancellationTo
         task.spawn(async move { runner.sweep(sweep).await });
         match task.join_next().await {
             Some(Ok(Ok(swept))) if swept.failed > 0 => {
-                error!(sweep = sweep.as_str(), seen = swept.seen, failed = swept.failed, "a sweep could not do all it should");
+                error!(
+                    sweep = sweep.as_str(),
+                    seen = swept.seen,
+                    failed = swept.failed,
+                    "a sweep could not do all it should"
+                );
             }
             Some(Ok(Ok(swept))) if swept.acted > 0 => {
                 tracing::info!(sweep = sweep.as_str(), seen = swept.seen, acted = swept.acted, "swept");

@@ -43,10 +43,7 @@ impl Dispatch {
         let raised = self
             .raise(
                 job.id,
-                |job, cx| Event::RecoveryCheck {
-                    github,
-                    age_exceeded: job.redrive_at.is_none_or(|at| at <= cx.now),
-                },
+                |job, cx| Event::RecoveryCheck { github, age_exceeded: job.redrive_at.is_none_or(|at| at <= cx.now) },
                 |_| {},
             )
             .await?;

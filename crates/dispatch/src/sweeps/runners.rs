@@ -112,10 +112,10 @@ impl Dispatch {
     pub(super) async fn vanished(&self) -> Result<Swept, Error> {
         let now = self.now();
         let listed = self.ports.compute.list(&Filter::default()).await?;
-        let live: BTreeSet<RunnerKey> =
-            listed.into_iter().filter(|m| !m.state.is_gone()).map(|m| m.key).collect();
+        let live: BTreeSet<RunnerKey> = listed.into_iter().filter(|m| !m.state.is_gone()).map(|m| m.key).collect();
         let mut swept = Swept::default();
-        for state in [RunnerState::Minting, RunnerState::Minted, RunnerState::Online, RunnerState::Busy, RunnerState::Retiring]
+        for state in
+            [RunnerState::Minting, RunnerState::Minted, RunnerState::Online, RunnerState::Busy, RunnerState::Retiring]
         {
             for row in self.ports.runners.in_state(state, None, None).await? {
                 if live.contains(&row.key) {
@@ -146,15 +146,21 @@ impl Dispatch {
         if !over {
             return None;
         }
-        Some(async {
-            if row.state == RunnerState::Minting && !self.is_abandoned(row).await? {
-                return Ok(false);
+        Some(
+            async {
+                if row.state == RunnerState::Minting && !self.is_abandoned(row).await? {
+                    return Ok(false);
+                }
+                warn!(
+                    instance_id = row.key.as_str(),
+                    state = row.state.as_str(),
+                    "ending a machine whose work is over"
+                );
+                self.terminate_runner(row).await?;
+                Ok(true)
             }
-            warn!(instance_id = row.key.as_str(), state = row.state.as_str(), "ending a machine whose work is over");
-            self.terminate_runner(row).await?;
-            Ok(true)
-        }
-        .await)
+            .await,
+        )
     }
 
     /// An unfinished machine whose job went elsewhere: nobody will finish it.

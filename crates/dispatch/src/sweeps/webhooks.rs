@@ -91,7 +91,11 @@ impl Dispatch {
                     Ok(true) => {
                         found = true;
                         self.ports.metrics.webhook_recovered(RecoverySource::Scan);
-                        info!(job_id = id.get(), repo = repo.as_str(), "took over a queued job whose webhook never came");
+                        info!(
+                            job_id = id.get(),
+                            repo = repo.as_str(),
+                            "took over a queued job whose webhook never came"
+                        );
                     }
                     Ok(false) => {}
                     Err(error) => warn!(job_id = id.get(), %error, "a queued job could not be taken over yet"),
@@ -110,7 +114,9 @@ fn to_redeliver(deliveries: &[DeliverySummary]) -> Vec<u64> {
     }
     let mut due: Vec<&DeliverySummary> = by_event
         .into_values()
-        .filter(|attempts| attempts.len() < MAX_ATTEMPTS && !attempts.iter().any(|d| (200..300).contains(&d.status_code)))
+        .filter(|attempts| {
+            attempts.len() < MAX_ATTEMPTS && !attempts.iter().any(|d| (200..300).contains(&d.status_code))
+        })
         .filter_map(|attempts| attempts.into_iter().max_by_key(|d| (d.delivered_at, d.id)))
         .collect();
     due.sort_by_key(|d| (d.delivered_at, d.id));

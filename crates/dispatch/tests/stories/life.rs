@@ -3,6 +3,7 @@
 use domain::gh::Conclusion;
 use domain::job::{JobState, Settled};
 
+use crate::support::faults::Port;
 use crate::support::github::{Fate, LABEL};
 use crate::support::world::World;
 use crate::support::{minutes, seconds};
@@ -10,9 +11,10 @@ use crate::support::{minutes, seconds};
 #[tokio::test(start_paused = true)]
 async fn a_job_is_served_once_by_one_machine() {
     let world = World::new();
+    world.machines.change(|nature| nature.start_takes = seconds(2));
     let job = world.queue_job();
     world.until_state(job, JobState::Launched, minutes(1)).await;
-    assert_eq!(world.messages().await, 1, "the message stays until the hand-over is out");
+    assert_eq!(world.messages().await, 1, "the message stays until the machine has what it needs");
     world.until_state(job, JobState::Running, minutes(1)).await;
     assert_eq!(world.messages().await, 0);
     world.until_state(job, JobState::Settled(Settled::Success), minutes(1)).await;
@@ -21,7 +23,6 @@ async fn a_job_is_served_once_by_one_machine() {
     world.must_have_launched(1);
     let record = world.job(job).await;
     assert_eq!((record.dispatch_seq, record.retry_count, record.claim_attempts), (0, 0, 1));
-    assert_eq!(record.conclusion.as_deref(), Some("success"));
     assert!(world.documents.keys().is_empty(), "no credential outlives its runner");
 }
 
@@ -55,7 +56,6 @@ async fn a_red_job_is_not_dispatched_again() {
     let job = world.github.queue_jobs(&[LABEL], 1, seconds(10), Conclusion::Failure).1[0];
     world.settle_down(minutes(20)).await;
     assert_eq!(world.github.conclusion(job), Some("failure"));
-    assert_eq!(world.job(job).await.conclusion.as_deref(), Some("failure"));
     assert_eq!(world.github.counters().rerun, 0);
     world.must_have_launched(1);
 }
@@ -77,14 +77,15 @@ async fn a_cancelled_job_s_launch_ends_within_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_job_s_launch_serves_another_job_of_its_class() {
     let world = World::new();
-    world.machines.change(|nature| nature.launch_takes = seconds(20));
+    world.machines.change(|nature| nature.launch_takes = seconds(60));
     let cancelled = world.queue_job();
     world.until_state(cancelled, JobState::Claiming, minutes(1)).await;
-    // The other job is pending: its own wake-up is in nobody's hands.
-    world.weather.down(crate::support::faults::Port::Queue);
+    // The other job is pending: its own wake-up was not sent.
+    world.weather.down(Port::Queue);
     let other = world.queue_job();
-    world.until_state(other, JobState::Requeued, minutes(1)).await;
-    world.weather.up(crate::support::faults::Port::Queue);
+    world.pass(seconds(12)).await;
+    assert_eq!(world.state(other).await, Some(JobState::Requeued));
+    world.weather.up(Port::Queue);
     world.github.cancel(world.run_of(cancelled));
     world.settle_down(minutes(20)).await;
     world.must_be_served(other).await;
@@ -116,7 +117,6 @@ async fn a_running_job_that_is_cancelled_ends_as_cancelled_at_github() {
     world.github.cancel(world.run_of(job));
     world.settle_down(minutes(20)).await;
     assert_eq!(world.github.conclusion(job), Some("cancelled"));
-    assert_eq!(world.job(job).await.conclusion.as_deref(), Some("cancelled"));
     world.must_have_launched(1);
 }
 

@@ -13,7 +13,8 @@ use crate::support::{minutes, seconds};
 async fn poison_is_put_aside_with_its_reason_and_delays_nobody() {
     let world = World::new();
     for (n, body) in ["nonsense", "{}", r#"{"job_id":0}"#].into_iter().enumerate() {
-        let message = Message { body: body.to_owned(), group: "poison".to_owned(), dedup: n.to_string(), ..Message::default() };
+        let message =
+            Message { body: body.to_owned(), group: "poison".to_owned(), dedup: n.to_string(), ..Message::default() };
         world.main.send(message).await.unwrap();
     }
     let job = world.queue_job();
@@ -148,12 +149,8 @@ async fn a_process_that_is_told_to_stop_finishes_what_it_began() {
 async fn two_replicas_make_one_machine_per_job() {
     let mut world = World::new();
     let _second = world.replica();
-    let (_, jobs) = world.github.queue_jobs(
-        &[crate::support::github::LABEL],
-        10,
-        seconds(20),
-        domain::gh::Conclusion::Success,
-    );
+    let (_, jobs) =
+        world.github.queue_jobs(&[crate::support::github::LABEL], 10, seconds(20), domain::gh::Conclusion::Success);
     world.settle_down(minutes(30)).await;
     for job in jobs {
         world.must_be_served(job).await;
@@ -170,11 +167,12 @@ async fn an_hour_without_any_process_costs_an_hour() {
     let unheard = world.queue_job();
     world.pass(minutes(60)).await;
     world.boot();
-    world.until("both run", minutes(3), async |w| {
-        w.is_executing(waiting).await && (w.is_executing(unheard).await || w.job_is_over(unheard).await)
-            || w.job_is_over(waiting).await
-    })
-    .await;
+    world
+        .until("both run", minutes(3), async |w| {
+            w.is_executing(waiting).await && (w.is_executing(unheard).await || w.job_is_over(unheard).await)
+                || w.job_is_over(waiting).await
+        })
+        .await;
     world.settle_down(minutes(30)).await;
     world.must_be_served(waiting).await;
     world.must_be_served(unheard).await;

@@ -39,7 +39,7 @@ async fn a_job_robbed_by_a_stranger_gets_another_machine() {
     let job = world.queue_job_with(&[LABEL, "linux"]);
     world.until_state(job, JobState::Launched, minutes(1)).await;
     let stranger = world.queue_job_with(&["linux"]);
-    world.until("it was robbed", minutes(1), async |w| w.job(job).await.displaced_count == 1).await;
+    world.until("it was robbed", minutes(1), async |w| w.reads(job, |job| job.displaced_count == 1).await).await;
     world.settle_down(minutes(30)).await;
     world.must_be_served(job).await;
     assert!(world.find(stranger).await.is_none(), "a stranger has no record");
@@ -59,10 +59,11 @@ async fn a_job_robbed_too_often_is_given_up() {
     let record = world.job(job).await;
     assert_eq!(record.displaced_count, MAX_DISPLACED);
     assert_eq!(record.settled_reason.as_deref(), Some("displaced"));
-    world.until("the strangers are served", minutes(10), async |w| {
-        strangers.iter().all(|id| w.github.conclusion(*id) == Some("success"))
-    })
-    .await;
+    world
+        .until("the strangers are served", minutes(10), async |w| {
+            strangers.iter().all(|id| w.github.conclusion(*id) == Some("success"))
+        })
+        .await;
     world.must_be_consistent().await;
     world.must_have_launched(MAX_DISPLACED as usize + 1);
 }

@@ -72,7 +72,7 @@ async fn a_launch_whose_answer_was_lost_ends_when_nobody_needs_it() {
     let world = World::new();
     world.process().plan(Which::Next("compute.launch"), Mishap::LoseAnswer);
     let job = world.queue_job();
-    world.until("the attempt has failed", minutes(1), async |w| w.job(job).await.dispatch_seq > 0).await;
+    world.until("the attempt has failed", minutes(1), async |w| w.reads(job, |job| job.dispatch_seq > 0).await).await;
     world.github.cancel(world.run_of(job));
     assert_eq!(world.machines.live().len(), 1);
     world.until("it ends", minutes(5), async |w| w.machines.live().is_empty()).await;
@@ -98,7 +98,7 @@ async fn a_rate_limit_is_waited_out_and_costs_nothing() {
     let world = World::new();
     world.github.script(minting(403, &[("retry-after", "900")]));
     let job = world.queue_job();
-    world.until("it is in back-off", minutes(1), async |w| w.job(job).await.not_before.is_some()).await;
+    world.until("it is in back-off", minutes(1), async |w| w.reads(job, |job| job.not_before.is_some()).await).await;
     let record = world.job(job).await;
     let wait = since(record.not_before.unwrap(), record.requeued_at.unwrap());
     assert!(wait >= seconds(895) && wait <= seconds(935), "until the limit ends, and a little: {wait:?}");
@@ -116,7 +116,10 @@ async fn a_hand_over_store_that_is_down_is_waited_out() {
     world.weather.down(Port::HandOver);
     let job = world.queue_job();
     world.pass(minutes(10)).await;
-    assert!(world.machines.live().is_empty(), "no machine waits for a hand-over that cannot be written");
+    world.until("no machine waits for a hand-over that cannot be written", seconds(10), async |w| {
+        w.machines.live().is_empty()
+    })
+    .await;
     world.weather.up(Port::HandOver);
     world.settle_down(minutes(30)).await;
     world.must_be_served(job).await;
@@ -160,7 +163,9 @@ async fn a_start_that_takes_too_long_before_the_runner_is_up_costs_no_job() {
     let world = World::new();
     world.machines.change(|nature| (nature.start_takes, nature.boot_takes) = (minutes(10), seconds(120)));
     let job = world.queue_job();
-    world.until("the first attempt has failed", minutes(3), async |w| w.job(job).await.dispatch_seq > 0).await;
+    world
+        .until("the first attempt has failed", minutes(3), async |w| w.reads(job, |job| job.dispatch_seq > 0).await)
+        .await;
     world.machines.change(|nature| (nature.start_takes, nature.boot_takes) = (seconds(0), seconds(5)));
     world.settle_down(minutes(30)).await;
     world.must_be_served(job).await;
@@ -171,7 +176,7 @@ async fn a_machine_that_vanishes_before_it_runs_is_replaced() {
     let world = World::new();
     world.machines.change(|nature| nature.boot_takes = seconds(60));
     let job = world.queue_job();
-    world.until("it is prepared", minutes(1), async |w| w.job(job).await.prepared_at.is_some()).await;
+    world.until("it is prepared", minutes(1), async |w| w.reads(job, |job| job.prepared_at.is_some()).await).await;
     world.machines.vanish(&world.machines.live()[0]);
     world.settle_down(minutes(30)).await;
     world.must_be_served(job).await;
@@ -229,12 +234,8 @@ async fn a_re_run_whose_answer_was_lost_is_not_asked_for_twice() {
 #[tokio::test(start_paused = true)]
 async fn a_re_run_by_a_user_is_not_taken_for_ours() {
     let world = World::new();
-    let red = world.github.queue_jobs(
-        &[crate::support::github::LABEL],
-        1,
-        seconds(10),
-        domain::gh::Conclusion::Failure,
-    );
+    let red =
+        world.github.queue_jobs(&[crate::support::github::LABEL], 1, seconds(10), domain::gh::Conclusion::Failure);
     world.until("it is over", minutes(5), async |w| w.job_is_over(red.1[0]).await).await;
     world.github.with(|model, now| model.rerun_job(&crate::support::github::repo(), red.1[0], now)).unwrap();
     world.settle_down(minutes(20)).await;
@@ -282,7 +283,12 @@ async fn nothing_is_given_up_while_github_cannot_be_asked() {
     let world = World::new();
     world.machines.change(|nature| nature.never_connects = true);
     let launched = world.queue_job();
-    world.until("one waits for its runner", minutes(1), async |w| w.job(launched).await.prepared_at.is_some()).await;
+    world
+        .until("one waits for its runner", minutes(1), async |w| {
+            w.reads(launched, |job| job.prepared_at.is_some()).await
+        })
+        .await;
+    world.pass(seconds(10)).await;
     world.machines.change(|nature| nature.never_connects = false);
     let running = world.queue_long_job(minutes(30));
     world.until("one runs", minutes(1), async |w| w.is_executing(running).await).await;

@@ -131,7 +131,13 @@ impl Process {
     }
 
     /// Makes a call, or not. `failed` is what the caller sees of a failure.
-    pub async fn call<T>(&self, port: Port, name: &'static str, failed: impl FnOnce() -> T, call: impl Future<Output = T>) -> T {
+    pub async fn call<T>(
+        &self,
+        port: Port,
+        name: &'static str,
+        failed: impl FnOnce() -> T,
+        call: impl Future<Output = T>,
+    ) -> T {
         if self.is_dead() {
             return pending().await;
         }

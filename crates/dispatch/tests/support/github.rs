@@ -18,7 +18,8 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use simulation::chance::SeededRng;
 use simulation::github::model::{
-    Attempt, Connect, JitRequest, JobSpec, Message, Model, OwnerKind, Page, Refusal, RunFilter, Settings, Status, Webhook, time,
+    Attempt, Connect, JitRequest, JobSpec, Message, Model, OwnerKind, Page, Refusal, RunFilter, Settings, Status,
+    Webhook, time,
 };
 use tokio::sync::watch;
 use tower::ServiceExt;
@@ -71,6 +72,8 @@ impl GitHub {
     pub fn new(seed: u64, theft: f64, clock: Arc<dyn Clock>) -> Arc<Self> {
         let mut settings = Settings::new("https://api.github.com", InstallationId::new(1).unwrap(), 1_000_001);
         settings.theft = theft;
+        // GitHub is slower than our own look at the machines: half a minute at the median, minutes in the tail.
+        settings.runner_lost_after = Duration::from_secs(90);
         let mut model = Model::new(settings, Arc::new(SeededRng::new(seed)));
         model.add_repository(repo(), OwnerKind::Organization);
         Arc::new(Self {
@@ -100,7 +103,13 @@ impl GitHub {
         self.changed.subscribe()
     }
 
-    pub fn queue_jobs(&self, labels: &[&str], count: usize, takes: Duration, outcome: Conclusion) -> (RunId, Vec<JobId>) {
+    pub fn queue_jobs(
+        &self,
+        labels: &[&str],
+        count: usize,
+        takes: Duration,
+        outcome: Conclusion,
+    ) -> (RunId, Vec<JobId>) {
         let labels: Vec<String> = labels.iter().map(|&l| l.to_owned()).collect();
         let spec = |n: usize| JobSpec { name: format!("build {n}"), labels: labels.clone(), duration: takes, outcome };
         self.with(|model, now| model.submit_run(&repo(), (0..count).map(spec).collect(), now)).unwrap()
@@ -122,10 +131,13 @@ impl GitHub {
                     model.message(&jit.credential, running.map(|(id, _)| id))
                 });
                 match (heard, &mut running) {
-                    (Message::Job(job), None) => running = Some((job.id, u32::try_from(job.duration.as_secs()).unwrap())),
+                    (Message::Job(job), None) => {
+                        running = Some((job.id, u32::try_from(job.duration.as_secs()).unwrap()))
+                    }
                     (_, Some((_, left))) if *left > 0 => *left -= 1,
                     (_, Some((id, _))) => {
-                        let end = |model: &mut Model, now| model.complete(&jit.credential, *id, Conclusion::Success, now);
+                        let end =
+                            |model: &mut Model, now| model.complete(&jit.credential, *id, Conclusion::Success, now);
                         let _ = github.with(end);
                         return;
                     }
@@ -220,7 +232,11 @@ impl GitHub {
         };
         if status_code == 200 && action == "queued" && !matches!(fate, Some(Fate::Vanishes)) {
             let body: Value = serde_json::from_str(&webhook.body).unwrap();
-            self.accepted.lock().unwrap().extend(body["workflow_job"]["id"].as_u64().and_then(JobId::new));
+            let job = &body["workflow_job"];
+            let ours = |label: &Value| label.as_str().is_some_and(|label| label.starts_with("runs-fleet"));
+            if job["labels"].as_array().is_some_and(|labels| labels.iter().any(ours)) {
+                self.accepted.lock().unwrap().extend(job["id"].as_u64().and_then(JobId::new));
+            }
         }
         let attempt = Attempt { status_code, status: String::new(), duration: 0.1 };
         self.with(|model, now| model.record_attempt(webhook, attempt, now));
@@ -324,11 +340,10 @@ fn route(
                     model.delete_runner(&repo, id(runner)?, now).map(|()| (204, Value::Null))
                 }
                 ("GET", ["jobs", job]) => Ok((200, model.job(&repo, id(job)?)?)),
-                ("POST", ["jobs", job, "rerun"]) => {
-                    model.rerun_job(&repo, id(job)?, now).map(|()| (201, json!({})))
-                }
+                ("POST", ["jobs", job, "rerun"]) => model.rerun_job(&repo, id(job)?, now).map(|()| (201, json!({}))),
                 ("GET", ["runs"]) => {
-                    let status = if query(request, "status") == Some("queued") { Status::Queued } else { Status::InProgress };
+                    let status =
+                        if query(request, "status") == Some("queued") { Status::Queued } else { Status::InProgress };
                     Ok((200, model.runs(&repo, RunFilter::Status(status), all)?.body))
                 }
                 ("GET", ["runs", run]) => Ok((200, model.run(&repo, id(run)?)?)),

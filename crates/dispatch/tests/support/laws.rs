@@ -56,7 +56,9 @@ impl Laws {
             let machine = text(row, "instance_id");
             match status {
                 "launched" | "running" if machine.is_none() => self.accuse(format!("job {id} is {status} nowhere")),
-                "requeued" | "claiming" if machine.is_some() => self.accuse(format!("job {id} is {status} on {machine:?}")),
+                "requeued" | "claiming" if machine.is_some() => {
+                    self.accuse(format!("job {id} is {status} on {machine:?}"))
+                }
                 _ => {}
             }
             if OPEN.contains(&status)
@@ -82,7 +84,9 @@ impl Laws {
                 self.accuse(format!("{counter} of job {id} fell"));
             }
         }
-        if old.get("force_on_demand") == Some(&Value::Bool(true)) && old.get("force_on_demand") != new.get("force_on_demand") {
+        if old.get("force_on_demand") == Some(&Value::Bool(true))
+            && old.get("force_on_demand") != new.get("force_on_demand")
+        {
             self.accuse(format!("job {id} may use spot again"));
         }
         if old.get("queued_at") != new.get("queued_at") {

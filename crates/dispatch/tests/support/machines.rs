@@ -9,8 +9,8 @@ use domain::clock::Clock;
 use domain::gh::Conclusion;
 use domain::ids::{JobId, LaunchId, RunnerKey};
 use domain::report::{AgentReport, AgentStatus};
-use provider::compute::{Error, Filter, Machine, MachineState, Request};
 use provider::Compute;
+use provider::compute::{Error, Filter, Machine, MachineState, Request};
 use queue::Queue;
 use simulation::github::model::{Connect, Message};
 use tokio::task::AbortHandle;
@@ -248,7 +248,7 @@ impl Machines {
                 }
                 Message::Gone => return AgentStatus::Success,
             }
-            let nap = seconds(4);
+            let nap = seconds(20);
             match running {
                 Some((id, until, outcome)) if until <= tokio::time::Instant::now() => {
                     let _ = self.github.with(|model, now| model.complete(credential, id, outcome, now));

@@ -105,12 +105,7 @@ impl Queue for ProcessQueue {
     async fn send(&self, message: Message) -> Result<String, queue::Error> {
         self.process.call(Port::Queue, "queue.send", silent, self.queue.send(message)).await
     }
-    async fn receive(
-        &self,
-        max: usize,
-        wait: Duration,
-        visibility: Duration,
-    ) -> Result<Vec<Delivery>, queue::Error> {
+    async fn receive(&self, max: usize, wait: Duration, visibility: Duration) -> Result<Vec<Delivery>, queue::Error> {
         let call = self.queue.receive(max, wait, visibility);
         let received = self.process.call(Port::Queue, "queue.receive", silent, call).await?;
         let mut held = self.held.lock().unwrap();

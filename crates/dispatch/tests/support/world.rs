@@ -192,8 +192,7 @@ impl World {
             table: Arc::clone(&self.table),
             laws: Arc::clone(&self.laws),
         });
-        let line =
-            Line { process: Arc::clone(&process), github: Arc::clone(&self.github), takes: GITHUB_TAKES };
+        let line = Line { process: Arc::clone(&process), github: Arc::clone(&self.github), takes: GITHUB_TAKES };
         let app = ClientConfig {
             app_id: 1,
             private_key: SecretString::from(APP_PRIVATE_KEY),
@@ -225,11 +224,7 @@ impl World {
             max_runtime: minutes(360),
             jobs_per_minute: 0,
             registration: mint::Registration::Jit,
-            hand_over: mint::Settings {
-                max_runtime_minutes: 360,
-                idle_exit_seconds: 600,
-                ..mint::Settings::default()
-            },
+            hand_over: mint::Settings { max_runtime_minutes: 360, idle_exit_seconds: 600, ..mint::Settings::default() },
         };
         let dispatch = Dispatch::new(ports, settings);
         Boot { process, dispatch, tasks: JoinSet::new(), shutdown: CancellationToken::new() }
@@ -308,7 +303,8 @@ impl World {
 
     /// The job's record reaches a state.
     pub async fn until_state(&self, job: JobId, state: JobState, limit: Duration) {
-        self.until(&format!("job {job} is {}", state.as_str()), limit, async |w| w.state(job).await == Some(state)).await;
+        self.until(&format!("job {job} is {}", state.as_str()), limit, async |w| w.state(job).await == Some(state))
+            .await;
     }
 
     // What can be seen.
@@ -348,6 +344,11 @@ impl World {
 
     pub async fn runner(&self, key: &RunnerKey) -> Option<Runner> {
         self.runners().get(key).await.unwrap()
+    }
+
+    /// There is a record, and it reads so.
+    pub async fn reads(&self, job: JobId, so: impl Fn(&Job) -> bool) -> bool {
+        self.find(job).await.as_ref().is_some_and(so)
     }
 
     /// The record says that GitHub runs it.
@@ -438,9 +439,11 @@ impl World {
     pub async fn settle_down(&self, limit: Duration) {
         self.until("everything is over", limit, async |w| {
             let open = w.github.counters().unsettled() > 0;
-            let records = w.all_jobs().await.iter().all(|job| {
-                job.state.is_settled() && job.rerun != Some(domain::job::RerunState::Pending)
-            });
+            let records = w
+                .all_jobs()
+                .await
+                .iter()
+                .all(|job| job.state.is_settled() && job.rerun != Some(domain::job::RerunState::Pending));
             !open && records && w.machines.live().is_empty() && w.messages().await == 0 && w.reports().await == 0
         })
         .await;

@@ -154,10 +154,10 @@ pub fn bind(id: domain::ids::JobId, scene: &Scene, evidence: &Evidence, cx: &Con
     // A settled job is left as it is, and so is the runner it had: only R's and B's books are put right.
     let settled = job.is_some_and(|job| job.state.is_settled());
     let previous = scene.previous.as_ref().filter(|_| !settled);
-    let served_by = ServedBy { key: runner.key.clone(), name: evidence.named.name.clone(), id: evidence.named.id, since };
+    let served_by =
+        ServedBy { key: runner.key.clone(), name: evidence.named.name.clone(), id: evidence.named.id, since };
     let serve = |job: &Job| {
-        transition(Some(job.state), &Event::Serving)
-            .map(|_| Job { sighting: Some(seen), ..job.served(&served_by, cx) })
+        transition(Some(job.state), &Event::Serving).map(|_| Job { sighting: Some(seen), ..job.served(&served_by, cx) })
     };
 
     if let Some(bound) = &scene.bound {
@@ -165,7 +165,8 @@ pub fn bind(id: domain::ids::JobId, scene: &Scene, evidence: &Evidence, cx: &Con
         let exchange = previous.filter(|other| {
             // One that is still being minted is unfinished work of J's attempt, and one that is busy is nobody's.
             matches!(other.state, RunnerState::Minted | RunnerState::Online)
-                && other.repo == runner.repo && covers(&other.labels, &labels_of(bound))
+                && other.repo == runner.repo
+                && covers(&other.labels, &labels_of(bound))
         });
         let event = match exchange {
             Some(other) => Event::Swapped { in_progress, other_online: other.state == RunnerState::Online },

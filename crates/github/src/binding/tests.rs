@@ -134,11 +134,7 @@ fn rule_4_leaves_the_robbed_job_to_the_launch_that_is_no_longer_needed() {
 
 #[test]
 fn rule_4_applies_when_a_stranger_takes_our_runner() {
-    let scene = Scene {
-        runner: Some(runner("i-a", Some(2))),
-        bound: Some(waiting(2, "i-a")),
-        ..Scene::default()
-    };
+    let scene = Scene { runner: Some(runner("i-a", Some(2))), bound: Some(waiting(2, "i-a")), ..Scene::default() };
     let plan = bind(job_id(1), &scene, &Evidence { message: None, ..evidence("i-a", 9) }, &cx(10));
     assert_eq!((plan.rule, plan.displaced), (Some(4), Some(job_id(2))));
     assert_eq!(plan.jobs.len(), 1, "no record is made for a job that is not ours");
@@ -170,8 +166,7 @@ fn rule_6_an_unknown_job_of_ours_gets_a_record_that_is_running() {
 
 #[test]
 fn rule_1_a_job_on_somebody_elses_runner_waits_and_frees_ours() {
-    let scene =
-        Scene { job: Some(waiting(1, "i-b")), previous: Some(runner("i-b", Some(1))), ..Scene::default() };
+    let scene = Scene { job: Some(waiting(1, "i-b")), previous: Some(runner("i-b", Some(1))), ..Scene::default() };
     let plan = bind(job_id(1), &scene, &evidence("i-x", 9), &cx(10));
     assert_eq!(plan.rule, Some(1));
     let job = job_of(&plan, 1);
@@ -220,11 +215,7 @@ fn completion_on_our_runner_waits_for_its_report_and_elsewhere_settles() {
     assert_eq!((job.state, job.conclusion.as_deref()), (JobState::Running, Some("failure")));
     assert!(runner_of(&plan, "i-a").retire_at.is_some());
 
-    let cancelled = Scene {
-        job: Some(waiting(1, "i-b")),
-        previous: Some(runner("i-b", Some(1))),
-        ..Scene::default()
-    };
+    let cancelled = Scene { job: Some(waiting(1, "i-b")), previous: Some(runner("i-b", Some(1))), ..Scene::default() };
     let plan = complete(&cancelled, Conclusion::Cancelled, "cancelled", Some(at(20)), &cx(21));
     assert_eq!(job_of(&plan, 1).state, JobState::Settled(Settled::Cancelled));
     assert_eq!(plan.surplus, Some("i-b".into()), "its runner stays for other jobs");

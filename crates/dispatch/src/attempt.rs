@@ -193,7 +193,7 @@ impl Dispatch {
             };
             match served {
                 Ok(_) => {
-                    info!(job_id = attempt.job.id.get(), instance_id = machine.key.as_str(), "given a spare machine")
+                    info!(job_id = attempt.job.id.get(), instance_id = machine.key.as_str(), "given a spare machine");
                 }
                 Err(failure) => {
                     self.compensate(&mut attempt, failure).await?;
@@ -449,6 +449,8 @@ impl Dispatch {
             Ok(existing) => existing,
             // Nobody's document: it is written anew.
             Err(provider::handover::Error::Invalid(_)) => None,
+            // A machine bound a moment ago has none, so that it can be ended; an outage costs no strike.
+            Err(error) if !attempt.handed_over => return Err(failed_hand_over(&error)),
             Err(error) => return Err(Failure::Unknown(error.into())),
         };
         if let Some(document) = existing.filter(|d| d.dispatch_id == runner.dispatch.as_str()) {

@@ -134,7 +134,7 @@ macro_rules! row {
     };
 }
 
-#[allow(clippy::too_many_lines)]
+#[allow(clippy::redundant_pattern_matching, reason = "`None` is one pattern among many")]
 fn table() -> Vec<Row> {
     use Event as E;
     use FailureClass as F;

@@ -211,13 +211,10 @@ impl Dispatch {
         Err(Error::Contended)
     }
 
-    /// Ends a runner's row.
+    /// Ends a runner's row. Its pointer to the waiting job stays: until that record has moved on, whoever learns that
+    /// the runner had another job must find it.
     pub(crate) async fn end_runner(&self, key: &RunnerKey, state: RunnerState) -> Result<Option<Runner>, Error> {
-        self.change_runner(key, |row| {
-            row.advance(state);
-            row.bound_job = None;
-        })
-        .await
+        self.change_runner(key, |row| row.advance(state)).await
     }
 }
 

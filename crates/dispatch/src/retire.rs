@@ -84,7 +84,6 @@ impl Dispatch {
                 self.ports.metrics.registrations_deleted();
                 if may_be_up {
                     info!(instance_id = key.as_str(), "the runner was deregistered and ends by itself");
-                    self.change_runner(key, |row| row.bound_job = None).await?;
                 } else {
                     self.terminate_runner(&row).await?;
                 }

@@ -11,7 +11,7 @@ use db::Outcome;
 use domain::clock;
 use domain::gh::{self, Conclusion};
 use domain::job::{Event, Job, JobState, RerunState, Settled};
-use github::client::{Priority, Rerun};
+use github::client::{Priority, Rerun, RunJob};
 use telemetry::metrics::RerunResult;
 use tracing::{debug, error, info, warn};
 
@@ -75,10 +75,15 @@ impl Dispatch {
             gh::Status::Completed(_) | gh::Status::Missing => return self.set_rerun(job, RerunState::Refused).await,
             gh::Status::Queued | gh::Status::InProgress | gh::Status::Unknown => return Ok(false),
         }
-        // An accepted call whose answer was lost, and whose re-run may even be over by now.
+        // An accepted call whose answer was lost, and whose re-run may even be over by now. The run's higher attempt
+        // alone does not say so: another lost job of the same run may have been re-run before this one.
         let again = self.ports.github.run(&message.repo, run).await?;
         if again.is_some_and(|r| r.run_attempt > message.run_attempt) {
-            return self.set_rerun(job, RerunState::Done).await;
+            let jobs = self.ports.github.jobs_of_run(&message.repo, run).await?;
+            let ours = |j: &RunJob| j.name == message.job_name && j.view.run_attempt > message.run_attempt;
+            if jobs.iter().any(ours) {
+                return self.set_rerun(job, RerunState::Done).await;
+            }
         }
         // Before the call: the re-run's webhook may be faster than our answer.
         self.ports.markers.ask_rerun(run, &message.job_name, message.run_attempt).await?;

@@ -140,7 +140,10 @@ impl Dispatch {
         let over = match row.state {
             // Deregistered, or its job concluded, so long ago that its own end is not coming.
             RunnerState::Retiring | RunnerState::Busy => row.retire_at.is_some_and(|at| at <= now),
-            RunnerState::Minting => clock::since(now, row.minted_at) > timings.lease + timings.surplus,
+            // Not finished, or never seen up, for longer than any attempt or boot takes.
+            RunnerState::Minting | RunnerState::Minted => {
+                clock::since(now, row.minted_at) > timings.confirm.max(timings.lease + timings.surplus)
+            }
             _ => false,
         };
         if !over {
@@ -148,28 +151,23 @@ impl Dispatch {
         }
         Some(
             async {
-                if row.state == RunnerState::Minting && !self.is_abandoned(row).await? {
-                    return Ok(false);
-                }
-                warn!(
-                    instance_id = row.key.as_str(),
-                    state = row.state.as_str(),
-                    "ending a machine whose work is over"
-                );
-                self.terminate_runner(row).await?;
-                Ok(true)
+                if matches!(row.state, RunnerState::Minting | RunnerState::Minted) {
+                // Its hand-over may be out, so it is ended like any runner that may have registered.
+                return Ok(!self.is_awaited(row).await? && self.retire(&row.key).await? == Retired::Ended);
             }
-            .await,
-        )
+            warn!(instance_id = row.key.as_str(), state = row.state.as_str(), "ending a machine whose work is over");
+            self.terminate_runner(row).await?;
+            Ok(true)
+        }
+        .await)
     }
 
-    /// An unfinished machine whose job went elsewhere: nobody will finish it.
-    async fn is_abandoned(&self, row: &Runner) -> Result<bool, Error> {
-        let waits = match row.bound_job {
-            Some(id) => self.ports.jobs.get(id).await?.is_some_and(|job| job.is_on(&row.key)),
-            None => false,
-        };
-        Ok(!waits && self.ports.hand_over.get(&row.key).await?.is_none())
+    /// Whether a job still waits on the machine. One that went elsewhere leaves its machine to nobody.
+    async fn is_awaited(&self, row: &Runner) -> Result<bool, Error> {
+        match row.bound_job {
+            Some(id) => Ok(self.ports.jobs.get(id).await?.is_some_and(|job| job.is_on(&row.key))),
+            None => Ok(false),
+        }
     }
 
     async fn vanished_runner(&self, key: &RunnerKey) -> Result<bool, Error> {

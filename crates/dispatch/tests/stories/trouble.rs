@@ -232,6 +232,22 @@ async fn a_re_run_whose_answer_was_lost_is_not_asked_for_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_lost_job_of_a_run_is_re_run_whichever_came_first() {
+    let world = World::new();
+    let label = [crate::support::github::LABEL];
+    let (_, jobs) = world.github.queue_jobs(&label, 3, minutes(10), domain::gh::Conclusion::Success);
+    for job in &jobs {
+        world.until("they run", minutes(5), async |w| w.is_executing(*job).await).await;
+    }
+    for machine in &world.machines.live()[..2] {
+        world.machines.vanish(machine);
+    }
+    world.settle_down(minutes(120)).await;
+    let counters = world.github.counters();
+    assert_eq!((counters.rerun, counters.awaiting_rerun), (2, 0), "{}", world.describe().await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_re_run_by_a_user_is_not_taken_for_ours() {
     let world = World::new();
     let red =

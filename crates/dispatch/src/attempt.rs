@@ -154,13 +154,19 @@ impl Dispatch {
 
     /// The job was served elsewhere before anything was launched for it: whoever was robbed by that waits for us.
     async fn wake_another(&self, class: Option<ClassKey>, deadline: tokio::time::Instant) {
+        // Jobs whose wake-up was sent have a later due time; those left to a launch in flight are due within a moment.
+        let soon = clock::after(self.now(), self.settings.timings.skew);
+        let robbed = |job: &Job| {
+            job.requeue_reason.as_deref() == Some(RequeueReason::RunnerStolen.as_str())
+                && job.class == class
+                && job.is_due(self.now())
+                && job.redrive_at.is_some_and(|at| at <= soon)
+        };
         let woken = tokio::time::timeout_at(deadline, async {
-            for job in self.ports.jobs.by_state(JobState::Requeued, None, None).await? {
-                let robbed = job.requeue_reason.as_deref() == Some(RequeueReason::RunnerStolen.as_str());
-                if robbed && job.class == class && job.is_due(self.now()) {
-                    if let Outcome::Applied(job) = self.ports.jobs.write(&job, job.redriven(&self.cx())).await? {
-                        self.wake(&job).await;
-                    }
+            for job in self.ports.jobs.by_state(JobState::Requeued, None, None).await?.iter().filter(|job| robbed(job))
+            {
+                if let Outcome::Applied(job) = self.ports.jobs.write(job, job.redriven(&self.cx())).await? {
+                    self.wake(&job).await;
                     break;
                 }
             }

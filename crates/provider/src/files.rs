@@ -42,6 +42,22 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes what writers left unfinished in a directory when they were killed; it may be a secret. Only for who knows
+/// that nobody writes there now. Blocking.
+pub fn clear_unfinished(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Creates a directory and its parents, the last with mode 0700. Blocking.
 pub fn private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;

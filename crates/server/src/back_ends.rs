@@ -59,6 +59,8 @@ pub(crate) async fn local(
     let main = queues.queue(QueueConfig::fifo("main").dead_letters(&dead, 5));
     let dead_letters = queues.queue(dead);
     let reports: Arc<dyn Queue> = Arc::new(SpoolQueue::open("termination", layout.spool(), 5, Arc::clone(&rng))?);
+    // The store's lock is ours: an orchestrator that was writing a hand-over is dead, its half of a credential is not.
+    provider::files::clear_unfinished(&layout.hand_overs()).context("the hand-overs cannot be read")?;
     let program = std::env::current_exe().context("the path of this executable is unknown")?;
     let compute = ProcessCompute::open(
         provider::local::Settings {
@@ -96,7 +98,7 @@ pub(crate) async fn local(
 }
 
 fn client(config: &Config, clock: &Arc<dyn Clock>, rng: &Arc<dyn Rng>) -> anyhow::Result<Client> {
-    let app = config.github.app.as_ref().context("no GitHub App is configured")?;
+    let app = config.github.app.as_ref().context("no GitHub App is configured: RUNS_FLEET_GITHUB_APP_ID is not set")?;
     let client = ClientConfig {
         app_id: app.id,
         private_key: app.private_key.clone(),
@@ -108,7 +110,7 @@ fn client(config: &Config, clock: &Arc<dyn Clock>, rng: &Arc<dyn Rng>) -> anyhow
 }
 
 fn secrets(config: &Config) -> anyhow::Result<Secrets> {
-    let current = config.github.webhook_secret.clone().context("no webhook secret is configured")?;
+    let current = config.github.webhook_secret.clone().context("RUNS_FLEET_GITHUB_WEBHOOK_SECRET is not set")?;
     anyhow::ensure!(!current.expose_secret().is_empty(), "the webhook secret is empty");
     Ok(Secrets { current, previous: config.github.webhook_secret_previous.clone() })
 }

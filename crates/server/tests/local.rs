@@ -260,19 +260,33 @@ fn a_run_without_a_directory_leaves_nothing() {
 
 #[test]
 fn what_is_wrong_with_the_configuration_is_said_in_the_terminal() {
-    let dir = tempfile::tempdir().unwrap();
-    let output = run(program()
-        .args(["local", "--port", &free_port().to_string(), "--dir"])
-        .arg(dir.path())
-        .env("RUNS_FLEET_RUNNER_URL", "http://127.0.0.1:9/runner.tar.gz")
-        .env("RUNS_FLEET_RUNNER_SHA256", "0".repeat(64))
-        .env("RUNS_FLEET_GITHUB_APP_ID", "12")
-        .env("RUNS_FLEET_GITHUB_APP_PRIVATE_KEY", "-----BEGIN GARBAGE"));
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    for name in ["RUNS_FLEET_GITHUB_APP_PRIVATE_KEY", "RUNS_FLEET_GITHUB_WEBHOOK_SECRET"] {
-        assert!(text(&output).contains(name), "{}", text(&output));
+    let key = support::PRIVATE_KEY;
+    for (key, missing) in [("-----BEGIN GARBAGE", "_GITHUB_APP_PRIVATE_KEY"), (key, "_GITHUB_WEBHOOK_SECRET")] {
+        let dir = tempfile::tempdir().unwrap();
+        let output = run(program()
+            .args(["local", "--port", &free_port().to_string(), "--dir"])
+            .arg(dir.path())
+            .env("RUNS_FLEET_RUNNER_URL", "http://127.0.0.1:9/runner.tar.gz")
+            .env("RUNS_FLEET_RUNNER_SHA256", "0".repeat(64))
+            .env("RUNS_FLEET_GITHUB_APP_ID", "12")
+            .env("RUNS_FLEET_GITHUB_APP_PRIVATE_KEY", key));
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains(missing), "{missing}: {}", text(&output));
+        assert!(!text(&output).contains("-----BEGIN"), "{}", text(&output));
     }
-    assert!(!text(&output).contains("GARBAGE"), "{}", text(&output));
+}
+
+#[test]
+fn half_a_hand_over_does_not_outlive_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let left = dir.path().join("hand-over").join(".new-1-2-i-00000000000000000.json");
+    fs::create_dir(left.parent().unwrap()).unwrap();
+    fs::write(&left, "half a credential").unwrap();
+    let output = run(program()
+        .args(["local", "--jobs", "1", "--exit-when-done", "--port", &free_port().to_string(), "--dir"])
+        .arg(dir.path()));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(!left.exists());
 }
 
 #[test]

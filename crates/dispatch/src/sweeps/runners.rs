@@ -152,14 +152,19 @@ impl Dispatch {
         Some(
             async {
                 if matches!(row.state, RunnerState::Minting | RunnerState::Minted) {
-                // Its hand-over may be out, so it is ended like any runner that may have registered.
-                return Ok(!self.is_awaited(row).await? && self.retire(&row.key).await? == Retired::Ended);
+                    // Its hand-over may be out, so it is ended like any runner that may have registered.
+                    return Ok(!self.is_awaited(row).await? && self.retire(&row.key).await? == Retired::Ended);
+                }
+                warn!(
+                    instance_id = row.key.as_str(),
+                    state = row.state.as_str(),
+                    "ending a machine whose work is over"
+                );
+                self.terminate_runner(row).await?;
+                Ok(true)
             }
-            warn!(instance_id = row.key.as_str(), state = row.state.as_str(), "ending a machine whose work is over");
-            self.terminate_runner(row).await?;
-            Ok(true)
-        }
-        .await)
+            .await,
+        )
     }
 
     /// Whether a job still waits on the machine. One that went elsewhere leaves its machine to nobody.

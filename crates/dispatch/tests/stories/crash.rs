@@ -34,6 +34,7 @@ async fn survives(mishap: Mishap, nth: usize, runs_from_launch: bool) -> bool {
     }
     world.settle_down(minutes(90)).await;
     world.must_be_served(job).await;
+    world.must_have_no_dead_letters().await;
     let runners = world.launched().len();
     // What a dead attempt launched is adopted; only one that gave up by itself leaves a machine unused.
     assert!(runners <= if dies { 1 } else { 2 }, "{runners} machines\n{}", world.describe().await);

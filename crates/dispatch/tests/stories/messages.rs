@@ -45,6 +45,7 @@ async fn a_message_somebody_else_works_on_is_kept() {
     assert_eq!(world.state(job).await, Some(JobState::Claiming));
     assert_eq!(world.messages().await, 2, "both stay as long as nothing is bound");
     world.settle_down(minutes(20)).await;
+    world.must_have_no_dead_letters().await;
     world.must_be_served(job).await;
     world.must_have_launched(1);
 }

@@ -116,10 +116,11 @@ async fn a_hand_over_store_that_is_down_is_waited_out() {
     world.weather.down(Port::HandOver);
     let job = world.queue_job();
     world.pass(minutes(10)).await;
-    world.until("no machine waits for a hand-over that cannot be written", minutes(1), async |w| {
-        w.machines.live().is_empty()
-    })
-    .await;
+    world
+        .until("no machine waits for a hand-over that cannot be written", minutes(1), async |w| {
+            w.machines.live().is_empty()
+        })
+        .await;
     world.weather.up(Port::HandOver);
     world.settle_down(minutes(30)).await;
     world.must_be_served(job).await;

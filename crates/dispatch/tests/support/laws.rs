@@ -107,7 +107,9 @@ impl Laws {
         let legal = match text(&row, "status") {
             Some("requeued") => has("redrive_at"),
             Some("launched") => has("prepared_at"),
-            Some("claiming") | None => false,
+            // Of a later generation, which began after the message was found to be of no use.
+            Some("claiming") => whole(&row, "dispatch_seq") > i64::from(decoded.message.dispatch_seq),
+            None => false,
             Some(_) => true,
         };
         if !legal {

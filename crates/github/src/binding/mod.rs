@@ -162,12 +162,10 @@ pub fn bind(id: domain::ids::JobId, scene: &Scene, evidence: &Evidence, cx: &Con
 
     if let Some(bound) = &scene.bound {
         let in_progress = bound.in_progress_at.is_some();
-        let exchange = previous.filter(|other| {
-            // One that is still being minted is unfinished work of J's attempt, and one that is busy is nobody's.
-            matches!(other.state, RunnerState::Minted | RunnerState::Online)
-                && other.repo == runner.repo
-                && covers(&other.labels, &labels_of(bound))
-        });
+        let fits = |other: &Runner| other.repo == runner.repo && covers(&other.labels, &labels_of(bound));
+        // One that is still being minted is unfinished work of J's attempt, and one that is busy is nobody's.
+        let exchange =
+            previous.filter(|other| matches!(other.state, RunnerState::Minted | RunnerState::Online) && fits(other));
         let event = match exchange {
             Some(other) => Event::Swapped { in_progress, other_online: other.state == RunnerState::Online },
             None => Event::Displaced { in_progress, displacements_left: bound.displacements_left() },
@@ -181,11 +179,14 @@ pub fn bind(id: domain::ids::JobId, scene: &Scene, evidence: &Evidence, cx: &Con
             (Some(step), _) => {
                 plan.rule = Some(4);
                 let mut robbed = bound.apply(step, None, cx);
-                // A launch of J still in flight will be refused, and its machine is B's: the wake-up that would launch
-                // another is left to that attempt, or to the outbox once its lease is dead.
-                let in_flight = job.filter(|job| job.state == JobState::Claiming && !job.lease_expired(cx.now));
-                if let (Some(robbed), Some(lease)) = (&mut robbed, in_flight.and_then(|job| job.lease.as_ref())) {
-                    robbed.redrive_at = lease.until;
+                // A launch of J still in flight will be refused, and its machine is B's; one that is being minted will be
+                // idle in a moment, and GitHub gives it B. The wake-up that would launch another is left to that
+                // attempt, or to the outbox a moment later.
+                let claiming = job.is_some_and(|job| job.state == JobState::Claiming && !job.lease_expired(cx.now));
+                let minting = previous.is_some_and(|other| other.state == RunnerState::Minting && fits(other));
+                let in_flight = claiming || minting;
+                if let (Some(robbed), true) = (&mut robbed, in_flight) {
+                    robbed.redrive_at = Some(clock::after(clock::whole_seconds(cx.now), cx.timings.skew));
                 } else {
                     plan.displaced = matches!(step, Move::Requeue { .. }).then_some(bound.id);
                 }

@@ -133,6 +133,25 @@ fn rule_4_leaves_the_robbed_job_to_the_launch_that_is_no_longer_needed() {
 }
 
 #[test]
+fn rule_4_leaves_the_robbed_job_to_a_runner_that_is_being_minted() {
+    let minting = Runner { state: RunnerState::Minting, ..runner("i-b", Some(1)) };
+    let other_class = Runner { labels: vec!["something-else".to_owned()], ..minting.clone() };
+    for (previous, woken) in [(minting, None), (other_class, Some(job_id(2)))] {
+        let scene = Scene {
+            job: Some(waiting(1, "i-b")),
+            runner: Some(runner("i-a", Some(2))),
+            bound: Some(waiting(2, "i-a")),
+            previous: Some(previous),
+        };
+        let plan = bind(job_id(1), &scene, &evidence("i-a", 9), &cx(10));
+        assert_eq!((plan.rule, plan.displaced), (Some(4), woken));
+        let robbed = job_of(&plan, 2);
+        assert!(robbed.state == JobState::Requeued && robbed.redrive_at.is_some(), "the outbox stands behind it");
+        assert_eq!(runner_of(&plan, "i-b").bound_job, None);
+    }
+}
+
+#[test]
 fn rule_4_applies_when_a_stranger_takes_our_runner() {
     let scene = Scene { runner: Some(runner("i-a", Some(2))), bound: Some(waiting(2, "i-a")), ..Scene::default() };
     let plan = bind(job_id(1), &scene, &Evidence { message: None, ..evidence("i-a", 9) }, &cx(10));

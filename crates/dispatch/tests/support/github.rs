@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 
 use super::faults::{Port, Process};
+use super::nap;
 
 pub const REPO: &str = "acme/widgets";
 pub const LABEL: &str = "runs-fleet/cpu=2";
@@ -132,7 +133,7 @@ impl GitHub {
                 });
                 match (heard, &mut running) {
                     (Message::Job(job), None) => {
-                        running = Some((job.id, u32::try_from(job.duration.as_secs()).unwrap()))
+                        running = Some((job.id, u32::try_from(job.duration.as_secs()).unwrap()));
                     }
                     (_, Some((_, left))) if *left > 0 => *left -= 1,
                     (_, Some((id, _))) => {
@@ -374,7 +375,7 @@ impl Exchange for Line {
         };
         let lost = || Err(ExchangeError::Transport("the weather".to_owned()));
         let exchange = async {
-            tokio::time::sleep(self.takes).await;
+            nap(self.takes).await;
             Ok(self.github.answer(&request))
         };
         self.process.call(Port::GitHub, name, lost, exchange).await

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use db::schema::JOBS;
 use db::table::{Item, Value};
@@ -18,6 +19,8 @@ use queue::Delivery;
 
 #[derive(Default)]
 pub struct Laws {
+    /// Nobody looks: for benches.
+    pub suspended: AtomicBool,
     before: Mutex<BTreeMap<i64, Item>>,
     broken: Mutex<Vec<String>>,
 }
@@ -48,6 +51,9 @@ impl Laws {
     }
 
     pub async fn check(&self, table: &Memory) {
+        if self.suspended.load(Ordering::Relaxed) {
+            return;
+        }
         let rows = table.scan(&JOBS).await.unwrap();
         let mut machines: BTreeMap<&str, i64> = BTreeMap::new();
         let mut before = self.before.lock().unwrap();
@@ -57,7 +63,7 @@ impl Laws {
             match status {
                 "launched" | "running" if machine.is_none() => self.accuse(format!("job {id} is {status} nowhere")),
                 "requeued" | "claiming" if machine.is_some() => {
-                    self.accuse(format!("job {id} is {status} on {machine:?}"))
+                    self.accuse(format!("job {id} is {status} on {machine:?}"));
                 }
                 _ => {}
             }

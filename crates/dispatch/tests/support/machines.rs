@@ -17,8 +17,8 @@ use tokio::task::AbortHandle;
 
 use super::faults::{Port, Process};
 use super::github::GitHub;
-use super::seconds;
 use super::stores::HandOvers;
+use super::{nap, seconds};
 
 /// How the machines of a world behave. Stories change it as they go.
 #[derive(Debug, Clone)]
@@ -302,7 +302,7 @@ impl Compute for ProcessCompute {
         let launch = async {
             let takes = self.machines.nature().launch_takes;
             let made: Vec<_> = requests.iter().map(|request| self.machines.make(launch_id, request)).collect();
-            tokio::time::sleep(takes).await;
+            nap(takes).await;
             made
         };
         self.process.call(Port::Compute, "compute.launch", || requests.iter().map(|_| busy()).collect(), launch).await
@@ -310,7 +310,7 @@ impl Compute for ProcessCompute {
     async fn start(&self, key: &RunnerKey) -> Result<(), Error> {
         let start = async {
             self.machines.boot(key);
-            tokio::time::sleep(self.machines.nature().start_takes).await;
+            nap(self.machines.nature().start_takes).await;
             Ok(())
         };
         self.process.call(Port::Compute, "compute.start", busy, start).await

@@ -40,6 +40,13 @@ impl Clock for WorldClock {
     }
 }
 
+/// Waits, unless there is nothing to wait for: the shortest of Tokio's naps is a millisecond.
+pub async fn nap(takes: Duration) {
+    if !takes.is_zero() {
+        tokio::time::sleep(takes).await;
+    }
+}
+
 pub const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }

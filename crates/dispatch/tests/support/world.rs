@@ -33,9 +33,6 @@ use super::machines::{Machines, ProcessCompute};
 use super::stores::{HandOvers, ProcessHandOver, ProcessQueue, ProcessTable};
 use super::{WorldClock, minutes, seconds};
 
-/// Answers of GitHub take so long.
-const GITHUB_TAKES: Duration = Duration::from_millis(20);
-
 /// One life of the orchestrator.
 pub struct Boot {
     pub process: Arc<Process>,
@@ -55,6 +52,8 @@ pub struct World {
     pub dead_letters: Arc<dyn Queue>,
     pub timings: Timings,
     pub rerun_interrupted: bool,
+    /// How long an answer of GitHub takes.
+    pub github_takes: Duration,
     table: Arc<Memory>,
     reports: Arc<dyn Queue>,
     clock: Arc<dyn Clock>,
@@ -95,6 +94,7 @@ impl World {
             dead_letters: queues.queue(dead),
             timings: Timings::PRODUCTION,
             rerun_interrupted: true,
+            github_takes: Duration::from_millis(20),
             table: Arc::new(Memory::new(Arc::clone(&clock))),
             reports,
             clock,
@@ -184,7 +184,8 @@ impl World {
         })
     }
 
-    fn life(&mut self) -> Boot {
+    /// A process that does nothing by itself.
+    pub fn life(&mut self) -> Boot {
         self.boots += 1;
         let process = Process::new(self.weather.clone());
         let table: Arc<dyn Table> = Arc::new(ProcessTable {
@@ -192,7 +193,7 @@ impl World {
             table: Arc::clone(&self.table),
             laws: Arc::clone(&self.laws),
         });
-        let line = Line { process: Arc::clone(&process), github: Arc::clone(&self.github), takes: GITHUB_TAKES };
+        let line = Line { process: Arc::clone(&process), github: Arc::clone(&self.github), takes: self.github_takes };
         let app = ClientConfig {
             app_id: 1,
             private_key: SecretString::from(APP_PRIVATE_KEY),
@@ -200,6 +201,7 @@ impl World {
             version: "0.0.0".to_owned(),
         };
         let (clock, rng) = (Arc::clone(&self.clock), Arc::clone(&self.rng));
+        let client = Client::new(&app, Arc::new(line), Arc::clone(&clock), Arc::clone(&rng)).unwrap();
         let ports = Ports {
             jobs: Jobs::new(Arc::clone(&table), Arc::clone(&clock)),
             runners: Runners::new(Arc::clone(&table), Arc::clone(&clock)),
@@ -210,7 +212,8 @@ impl World {
                 process: Arc::clone(&process),
                 documents: Arc::clone(&self.documents),
             }),
-            github: Arc::new(Client::new(&app, Arc::new(line), Arc::clone(&clock), Arc::clone(&rng)).unwrap()),
+            // As many changes as a story makes; pacing them is the client's own story.
+            github: Arc::new(client.with_changes_per_minute(100_000)),
             clock,
             rng,
             metrics: self.metrics.clone(),

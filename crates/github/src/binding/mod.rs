@@ -180,13 +180,20 @@ pub fn bind(id: domain::ids::JobId, scene: &Scene, evidence: &Evidence, cx: &Con
                 plan.rule = Some(4);
                 let mut robbed = bound.apply(step, None, cx);
                 // A launch of J still in flight will be refused, and its machine is B's; one that is being minted will be
-                // idle in a moment, and GitHub gives it B. The wake-up that would launch another is left to that
-                // attempt, or to the outbox a moment later.
-                let claiming = job.is_some_and(|job| job.state == JobState::Claiming && !job.lease_expired(cx.now));
+                // idle in a moment, and GitHub gives it B; and where J was robbed itself and left to such a launch, B
+                // takes its place. The wake-up that would launch another is left to that attempt, or to the outbox a
+                // moment later.
+                let soon = clock::after(clock::whole_seconds(cx.now), cx.timings.skew);
                 let minting = previous.is_some_and(|other| other.state == RunnerState::Minting && fits(other));
-                let in_flight = claiming || minting;
-                if let (Some(robbed), true) = (&mut robbed, in_flight) {
-                    robbed.redrive_at = Some(clock::after(clock::whole_seconds(cx.now), cx.timings.skew));
+                let left_until = match job {
+                    Some(job) if job.state == JobState::Claiming && !job.lease_expired(cx.now) => Some(soon),
+                    Some(job) if job.state == JobState::Requeued && covers(&labels_of(job), &labels_of(bound)) => {
+                        job.redrive_at.filter(|at| *at <= soon)
+                    }
+                    _ => minting.then_some(soon),
+                };
+                if let (Some(robbed), Some(until)) = (&mut robbed, left_until) {
+                    robbed.redrive_at = Some(until);
                 } else {
                     plan.displaced = matches!(step, Move::Requeue { .. }).then_some(bound.id);
                 }

@@ -152,6 +152,28 @@ fn rule_4_leaves_the_robbed_job_to_a_runner_that_is_being_minted() {
 }
 
 #[test]
+fn rule_4_hands_on_what_a_robbed_job_was_left_to() {
+    let rob = |job: u64, from: &str, of: Job| {
+        let (runner, bound) = (Some(runner(from, Some(job))), Some(waiting(job, from)));
+        let scene = Scene { job: Some(of.clone()), runner, bound, previous: None };
+        let plan = bind(of.id, &scene, &evidence(from, 9), &cx(10));
+        (plan.displaced, job_of(&plan, job).clone())
+    };
+    let (woken, left) = rob(2, "i-a", claimed(1, "t"));
+    assert_eq!((woken, left.redrive_at), (None, Some(at(15))));
+    let (woken, next) = rob(3, "i-b", left);
+    assert_eq!(
+        (woken, next.redrive_at),
+        (None, Some(at(15))),
+        "there is still one launch, and one job without a runner"
+    );
+    // One that was woken has no launch to hand on.
+    let (woken, back) = rob(2, "i-a", accepted(1));
+    assert_eq!(woken, Some(job_id(2)));
+    assert_eq!(rob(3, "i-b", back).0, Some(job_id(3)));
+}
+
+#[test]
 fn rule_4_applies_when_a_stranger_takes_our_runner() {
     let scene = Scene { runner: Some(runner("i-a", Some(2))), bound: Some(waiting(2, "i-a")), ..Scene::default() };
     let plan = bind(job_id(1), &scene, &Evidence { message: None, ..evidence("i-a", 9) }, &cx(10));

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -18,11 +19,15 @@ use support::{
 };
 use tempfile::TempDir;
 
+/// One run at a time: how many machines a run needs says something only while it has this one to itself.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A run under way, in a directory that is removed with it.
 struct Local {
     // Dropped in this order: the process still writes to the directory.
     process: Process,
     dir: TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Drop for Local {
@@ -38,6 +43,7 @@ impl Drop for Local {
 
 impl Local {
     fn start(arguments: &[&str]) -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().expect("a directory");
         let process = Process::start(
             program()
@@ -48,7 +54,7 @@ impl Local {
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null()),
         );
-        Self { process, dir }
+        Self { process, dir, _alone: alone }
     }
 
     fn dir(&self) -> &Path {

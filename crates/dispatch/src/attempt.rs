@@ -17,7 +17,6 @@
 //! speak, so its first report always finds the record. Compensation runs in a budget of its own, never in what is left
 //! of the attempt's.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use db::{Change, Outcome};
@@ -34,7 +33,7 @@ use domain::timings::MAX_CLAIM_ATTEMPTS;
 use github::client::Priority;
 use github::labels;
 use github::mint::{self, Mint};
-use provider::compute::{self, Filter, Machine, Request};
+use provider::compute::{self, Filter, Machine, Order, Slot};
 use queue::Disposition;
 use telemetry::metrics::{DedupPath, SchedulingFailure, Source};
 use tracing::{debug, info, warn};
@@ -359,15 +358,16 @@ impl Dispatch {
                 error: "no launch template for Windows is configured".to_owned(),
             });
         }
-        let launch_id = LaunchId::new(self.ports.rng.token());
+        let launch_id = LaunchId::new(format!("rf1-{}", self.ports.rng.token()));
         self.fenced(attempt, JobState::Claiming, |job, cx| job.launching(launch_id.clone(), cx)).await?;
-        let request = Request {
+        let order = Order {
+            launch_id,
             spot: message.spec.spot && !message.force_on_demand,
-            job: Some(attempt.job.id),
-            tags: BTreeMap::from([("runs-fleet:repo".to_owned(), message.repo.as_str().to_owned())]),
+            slots: vec![Slot { job: attempt.job.id, run: message.run_id, repo: message.repo }],
             spec: message.spec,
+            until: tokio::time::Instant::now() + self.settings.timings.process,
         };
-        let answers = self.ports.compute.launch(&launch_id, std::slice::from_ref(&request)).await;
+        let answers = self.ports.compute.launch(&order).await;
         match answers.into_iter().next() {
             Some(Ok(machine)) => Ok(machine),
             Some(Err(error)) => Err(failed_launch(&error)),

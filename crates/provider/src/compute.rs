@@ -1,6 +1,6 @@
 //! The port for machines: EC2 instances, pods, or processes on a laptop.
 //!
-//! `launch` may be repeated with the same launch id after an ambiguous answer and never starts a second machine for
+//! `launch` may be repeated with the same order after an ambiguous answer and never starts a second machine for
 //! the same spec. A launched machine does nothing until `start` (EC2 machines boot at once and wait for their
 //! hand-over, so `start` is a no-op there; a pod's gate is lifted; a local process is spawned).
 
@@ -8,20 +8,34 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use domain::clock::Timestamp;
-use domain::ids::{JobId, LaunchId, RunnerKey};
+use domain::ids::{JobId, LaunchId, Repo, RunId, RunnerKey};
 use domain::launch::LaunchSpec;
 
-/// One machine to launch.
+/// Machines alike, launched together by one request.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Request {
-    /// What it must be like.
+pub struct Order {
+    /// Names the request; a repeated launch under the same name never starts a second machine for the same slot.
+    pub launch_id: LaunchId,
+    /// What each machine must be like.
     pub spec: LaunchSpec,
     /// Spot capacity, decided by dispatch.
     pub spot: bool,
-    /// The job it is launched for; a tag where the creation call can carry it.
-    pub job: Option<JobId>,
-    /// Further tags. Ids only, never anything secret.
-    pub tags: BTreeMap<String, String>,
+    /// One machine each.
+    pub slots: Vec<Slot>,
+    /// Nothing of the launch may still be going on after this.
+    pub until: tokio::time::Instant,
+}
+
+/// Whom one machine of an [`Order`] is for: for its tags, where the creating call can carry them. Any machine of an
+/// order serves any of its slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// The job.
+    pub job: JobId,
+    /// Its workflow run, if known.
+    pub run: Option<RunId>,
+    /// Its repository.
+    pub repo: Repo,
 }
 
 /// A machine as the provider sees it.
@@ -113,9 +127,14 @@ pub struct Filter {
 /// Machines.
 #[async_trait]
 pub trait Compute: Send + Sync + 'static {
-    /// Launches one machine per request and answers one result per request, in order. The same `launch_id` with the
-    /// same requests returns the same machines.
-    async fn launch(&self, launch_id: &LaunchId, requests: &[Request]) -> Vec<Result<Machine, Error>>;
+    /// Returns when a launch may be sent. Back ends with a budget of calls wait here, before the order is closed, so
+    /// that it fills meanwhile; the launch that follows does not wait again.
+    async fn ready(&self) {}
+    /// Launches one machine per slot and answers one result per slot, in order. The same order, repeated, returns the
+    /// same machines.
+    async fn launch(&self, order: &Order) -> Vec<Result<Machine, Error>>;
+    /// The cloud announced that it takes a spot machine back: later launches look elsewhere. Repeatable.
+    async fn reclaimed(&self, _machine: &Machine, _at: Timestamp) {}
     /// Lets a launched or stopped machine run. Repeatable.
     async fn start(&self, key: &RunnerKey) -> Result<(), Error>;
     /// Stops a machine, keeping its disk. Repeatable.

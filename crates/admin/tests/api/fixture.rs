@@ -11,7 +11,7 @@ use db::{Jobs, Markers, Memory, Runners};
 use dispatch::{Dispatch, Ports, Settings};
 use domain::clock::{Clock, SystemRng};
 use domain::handover::HandOver as Document;
-use domain::ids::{LaunchId, RunnerKey};
+use domain::ids::RunnerKey;
 use domain::job::Job;
 use domain::runner::Runner;
 use domain::timings::Timings;
@@ -19,7 +19,7 @@ use github::client::{Client, ClientConfig, Exchange, ExchangeError};
 use github::labels::Aliases;
 use github::mint;
 use github::webhook::WorkflowJobEvent;
-use provider::compute::{self, Filter, Request};
+use provider::compute::{self, Filter, Order};
 use provider::{Compute, HandOver, Machine, handover};
 use queue::{MemoryQueues, QueueConfig};
 use secrecy::SecretString;
@@ -31,8 +31,8 @@ pub struct Machines(Mutex<Vec<Machine>>);
 
 #[async_trait]
 impl Compute for Machines {
-    async fn launch(&self, _: &LaunchId, requests: &[Request]) -> Vec<Result<Machine, compute::Error>> {
-        requests.iter().map(|_| Err(compute::Error::Transient("there are none".to_owned()))).collect()
+    async fn launch(&self, order: &Order) -> Vec<Result<Machine, compute::Error>> {
+        order.slots.iter().map(|_| Err(compute::Error::Transient("there are none".to_owned()))).collect()
     }
     async fn start(&self, _: &RunnerKey) -> Result<(), compute::Error> {
         Ok(())

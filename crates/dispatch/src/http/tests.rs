@@ -7,7 +7,7 @@ use db::table::{Cond, Item, Query, Schema, Update, Value, Write};
 use db::{Jobs, Markers, Memory, Outcome, Runners, Table};
 use domain::clock::{Clock, Rng, Timestamp};
 use domain::handover::HandOver as Document;
-use domain::ids::{JobId, LaunchId, RunnerKey};
+use domain::ids::{JobId, RunnerKey};
 use domain::job::JobState;
 use domain::timings::Timings;
 use github::client::{Client, ClientConfig, Exchange, ExchangeError};
@@ -40,7 +40,7 @@ impl Exchange for Unasked {
 
 #[async_trait]
 impl Compute for Unasked {
-    async fn launch(&self, _: &LaunchId, _: &[compute::Request]) -> Vec<Result<Machine, compute::Error>> {
+    async fn launch(&self, _: &compute::Order) -> Vec<Result<Machine, compute::Error>> {
         panic!("a webhook launches nothing")
     }
     async fn start(&self, _: &RunnerKey) -> Result<(), compute::Error> {

@@ -21,7 +21,7 @@ async fn spot_without_capacity_falls_back_to_on_demand_at_once() {
     let job = world.queue_job();
     world.settle_down(minutes(20)).await;
     world.must_be_served(job).await;
-    let spot: Vec<bool> = world.machines.requests().iter().map(|request| request.spot).collect();
+    let spot: Vec<bool> = world.machines.orders().iter().map(|order| order.spot).collect();
     assert_eq!(spot, [true, false]);
     assert!(world.waited(job) <= seconds(15), "{:?}", world.waited(job));
     let record = world.job(job).await;
@@ -38,7 +38,7 @@ async fn a_shortage_is_waited_out() {
         world.pass(minutes(5)).await;
         assert!(!world.job_is_over(job).await, "{}", world.describe().await);
     }
-    assert!(world.machines.requests().len() > 10, "it is tried again and again");
+    assert!(world.machines.orders().len() > 10, "it is tried again and again");
     world.machines.change(|nature| nature.no_on_demand = false);
     world.until("it runs", minutes(10), async |w| w.is_executing(job).await).await;
     world.settle_down(minutes(20)).await;
@@ -203,7 +203,7 @@ async fn a_job_whose_machine_vanishes_is_re_run_once_on_demand() {
     let second = attempts.iter().find(|report| report.attempt == 2).unwrap().id;
     world.must_be_served(second).await;
     assert!(world.job(second).await.force_on_demand);
-    let spot: Vec<bool> = world.machines.requests().iter().map(|request| request.spot).collect();
+    let spot: Vec<bool> = world.machines.orders().iter().map(|order| order.spot).collect();
     assert_eq!(spot, [true, false]);
 }
 
@@ -256,7 +256,7 @@ async fn a_re_run_by_a_user_is_not_taken_for_ours() {
     world.until("it is over", minutes(5), async |w| w.job_is_over(red.1[0]).await).await;
     world.github.with(|model, now| model.rerun_job(&crate::support::github::repo(), red.1[0], now)).unwrap();
     world.settle_down(minutes(20)).await;
-    let spot: Vec<bool> = world.machines.requests().iter().map(|request| request.spot).collect();
+    let spot: Vec<bool> = world.machines.orders().iter().map(|order| order.spot).collect();
     assert_eq!(spot, [true, true], "spot as the label said");
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::clock::Clock;
 use domain::gh::Conclusion;
-use domain::ids::{JobId, LaunchId, RunnerKey};
+use domain::ids::{JobId, RunnerKey};
 use domain::report::{AgentReport, AgentStatus};
 use provider::Compute;
-use provider::compute::{Error, Filter, Machine, MachineState, Request};
+use provider::compute::{Error, Filter, Machine, MachineState, Order};
 use queue::Queue;
 use simulation::github::model::{Connect, Message};
 use tokio::task::AbortHandle;
@@ -73,7 +73,7 @@ struct Held {
 pub struct Machines {
     pub nature: Mutex<Nature>,
     held: Mutex<BTreeMap<RunnerKey, Held>>,
-    requests: Mutex<Vec<Request>>,
+    orders: Mutex<Vec<Order>>,
     github: Arc<GitHub>,
     documents: Arc<HandOvers>,
     reports: Arc<dyn Queue>,
@@ -90,7 +90,7 @@ impl Machines {
         Arc::new(Self {
             nature: Mutex::default(),
             held: Mutex::default(),
-            requests: Mutex::default(),
+            orders: Mutex::default(),
             github,
             documents,
             reports,
@@ -116,8 +116,8 @@ impl Machines {
     }
 
     /// Everything that was asked for.
-    pub fn requests(&self) -> Vec<Request> {
-        self.requests.lock().unwrap().clone()
+    pub fn orders(&self) -> Vec<Order> {
+        self.orders.lock().unwrap().clone()
     }
 
     /// The machine is gone, without a word: reclaimed, unplugged.
@@ -130,27 +130,29 @@ impl Machines {
         }
     }
 
-    fn make(self: &Arc<Self>, launch: &LaunchId, request: &Request) -> Result<Machine, Error> {
+    fn make(self: &Arc<Self>, order: &Order, index: usize) -> Result<Machine, Error> {
         let nature = self.nature();
-        if if request.spot { nature.no_spot } else { nature.no_on_demand } {
+        if if order.spot { nature.no_spot } else { nature.no_on_demand } {
             return Err(Error::Capacity("none left".to_owned()));
         }
         let machine = {
             let mut held = self.held.lock().unwrap();
-            let known = held.values().find(|held| held.machine.launch_id.as_ref() == Some(launch));
-            if let Some(known) = known {
+            let key = RunnerKey::new(format!("i-{:017x}", held.len() + 1));
+            let mut known: Vec<_> =
+                held.values().filter(|held| held.machine.launch_id.as_ref() == Some(&order.launch_id)).collect();
+            known.sort_by_key(|held| held.machine.key.clone());
+            if let Some(known) = known.get(index) {
                 return Ok(known.machine.clone());
             }
-            let key = RunnerKey::new(format!("i-{:017x}", held.len() + 1));
             let machine = Machine {
                 key: key.clone(),
                 state: MachineState::Pending,
-                instance_type: request.spec.instance_type.clone(),
+                instance_type: order.spec.instance_type.clone(),
                 zone: Some("z-1a".to_owned()),
-                spot: request.spot,
+                spot: order.spot,
                 launched_at: self.clock.now(),
-                launch_id: Some(launch.clone()),
-                tags: request.tags.clone(),
+                launch_id: Some(order.launch_id.clone()),
+                tags: BTreeMap::from([("runs-fleet:job-id".to_owned(), order.slots[index].job.to_string())]),
             };
             held.insert(key, Held { machine: machine.clone(), agent: None });
             machine
@@ -297,15 +299,15 @@ fn busy<T>() -> Result<T, Error> {
 
 #[async_trait]
 impl Compute for ProcessCompute {
-    async fn launch(&self, launch_id: &LaunchId, requests: &[Request]) -> Vec<Result<Machine, Error>> {
-        self.machines.requests.lock().unwrap().extend_from_slice(requests);
+    async fn launch(&self, order: &Order) -> Vec<Result<Machine, Error>> {
+        self.machines.orders.lock().unwrap().push(order.clone());
         let launch = async {
             let takes = self.machines.nature().launch_takes;
-            let made: Vec<_> = requests.iter().map(|request| self.machines.make(launch_id, request)).collect();
+            let made: Vec<_> = (0..order.slots.len()).map(|index| self.machines.make(order, index)).collect();
             nap(takes).await;
             made
         };
-        self.process.call(Port::Compute, "compute.launch", || requests.iter().map(|_| busy()).collect(), launch).await
+        self.process.call(Port::Compute, "compute.launch", || order.slots.iter().map(|_| busy()).collect(), launch).await
     }
     async fn start(&self, key: &RunnerKey) -> Result<(), Error> {
         let start = async {

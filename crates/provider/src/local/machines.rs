@@ -40,7 +40,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::record::{Record, Stage, read_dirs};
-use crate::compute::{Compute, Error, Filter, Machine, Request};
+use crate::compute::{Compute, Error, Filter, Machine, Order};
 use crate::files;
 use crate::processes::{self, MARKER, Members, ProcessId};
 
@@ -177,11 +177,11 @@ impl ProcessCompute {
 
 #[async_trait]
 impl Compute for ProcessCompute {
-    async fn launch(&self, launch_id: &LaunchId, requests: &[Request]) -> Vec<Result<Machine, Error>> {
+    async fn launch(&self, order: &Order) -> Vec<Result<Machine, Error>> {
         let _one_at_a_time = self.inner.launching.lock().await;
-        let mut results = Vec::with_capacity(requests.len());
-        for (index, request) in requests.iter().enumerate() {
-            results.push(self.inner.launch(launch_id, index, request).await);
+        let mut results = Vec::with_capacity(order.slots.len());
+        for index in 0..order.slots.len() {
+            results.push(self.inner.launch(order, index).await);
         }
         results
     }
@@ -275,26 +275,27 @@ impl Inner {
         lock(&self.slots).get(key).cloned()
     }
 
-    async fn launch(&self, launch_id: &LaunchId, index: usize, request: &Request) -> Result<Machine, Error> {
-        if request.spec.os.eq_ignore_ascii_case("windows") {
+    async fn launch(&self, order: &Order, index: usize) -> Result<Machine, Error> {
+        if order.spec.os.eq_ignore_ascii_case("windows") {
             return Err(Error::Invalid("local machines run Linux".to_owned()));
         }
-        let key = key(&self.machines, launch_id, index);
+        let slot = &order.slots[index];
+        let key = key(&self.machines, &order.launch_id, index);
         if let Some(slot) = self.slot(&key) {
             return Ok(slot.record().machine());
-        }
-        let mut tags = request.tags.clone();
-        if let Some(job) = request.job {
-            tags.entry("runs-fleet:job-id".to_owned()).or_insert_with(|| job.to_string());
         }
         let record = Record {
             key: key.clone(),
             state: Stage::Launched,
-            launch_id: launch_id.clone(),
-            instance_type: request.spec.instance_type.clone(),
-            spot: request.spot,
-            job: request.job,
-            tags,
+            launch_id: order.launch_id.clone(),
+            instance_type: order.spec.instance_type.clone(),
+            spot: order.spot,
+            job: Some(slot.job),
+            tags: BTreeMap::from([
+                ("runs-fleet:managed".to_owned(), "true".to_owned()),
+                ("runs-fleet:job-id".to_owned(), slot.job.to_string()),
+                ("runs-fleet:repo".to_owned(), slot.repo.to_string()),
+            ]),
             launched_at: self.clock.now(),
             spawned_at_ms: None,
             process: None,

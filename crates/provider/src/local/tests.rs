@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use domain::clock::{Clock, SystemClock, Timestamp};
 use domain::handover::{Credential, HandOver as Document};
-use domain::ids::{JobId, LaunchId, RunnerKey};
+use domain::ids::{JobId, RunId, RunnerKey};
 use domain::launch::LaunchSpec;
 use tempfile::TempDir;
 
 use super::{FileHandOver, Keep, ProcessCompute, Settings, Stage, read_machines};
-use crate::compute::{Compute, Error, Filter, MachineState, Request};
+use crate::compute::{Compute, Error, Filter, MachineState, Order, Slot};
 use crate::handover::{self, HandOver};
 use crate::processes::{Members, ProcessId, find};
 
@@ -42,15 +42,24 @@ async fn open_with(root: &Path, script: &str, keep: Keep, clock: Arc<dyn Clock>)
     ProcessCompute::open(settings, clock).await.unwrap()
 }
 
-fn request(job: u64) -> Request {
-    let spec = LaunchSpec { instance_type: "c7g.large".to_owned(), ..LaunchSpec::default() };
-    let tags = BTreeMap::from([("runs-fleet:managed".to_owned(), "true".to_owned())]);
-    Request { spec, spot: true, job: JobId::new(job), tags }
+fn order(launch: &str, jobs: &[u64]) -> Order {
+    let slot = |job: &u64| Slot {
+        job: JobId::new(*job).unwrap(),
+        run: RunId::new(7),
+        repo: "acme/shop".parse().unwrap(),
+    };
+    Order {
+        launch_id: launch.into(),
+        spec: LaunchSpec { instance_type: "c7g.large".to_owned(), ..LaunchSpec::default() },
+        spot: true,
+        slots: jobs.iter().map(slot).collect(),
+        until: tokio::time::Instant::now() + Duration::from_secs(60),
+    }
 }
 
 /// Launches and starts one machine.
 async fn started(compute: &ProcessCompute, launch: &str) -> RunnerKey {
-    let key = compute.launch(&launch.into(), &[request(1)]).await.remove(0).unwrap().key;
+    let key = compute.launch(&order(launch, &[1])).await.remove(0).unwrap().key;
     compute.start(&key).await.unwrap();
     key
 }
@@ -86,10 +95,9 @@ fn marked(key: &RunnerKey) -> usize {
 async fn a_launch_makes_directories_and_a_repeated_one_the_same() {
     let root = TempDir::new().unwrap();
     let compute = open(root.path(), "sleep 1000").await;
-    let launch: LaunchId = "l-1".into();
-    let both = [request(1), request(2)];
-    let first: Vec<_> = compute.launch(&launch, &both).await.into_iter().map(Result::unwrap).collect();
-    let again: Vec<_> = compute.launch(&launch, &both).await.into_iter().map(Result::unwrap).collect();
+    let both = order("l-1", &[1, 2]);
+    let first: Vec<_> = compute.launch(&both).await.into_iter().map(Result::unwrap).collect();
+    let again: Vec<_> = compute.launch(&both).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(first, again);
     assert_ne!(first[0].key, first[1].key);
     for machine in &first {
@@ -102,17 +110,17 @@ async fn a_launch_makes_directories_and_a_repeated_one_the_same() {
     assert_eq!(first[1].tags["runs-fleet:job-id"], "2");
 
     let elsewhere = TempDir::new().unwrap();
-    let other = open(elsewhere.path(), "sleep 1000").await.launch(&launch, &both).await.remove(0).unwrap();
+    let other = open(elsewhere.path(), "sleep 1000").await.launch(&both).await.remove(0).unwrap();
     assert_ne!(other.key, first[0].key, "equal launches below two roots are two machines");
 
     let reopened = open(root.path(), "sleep 1000").await;
-    let after: Vec<_> = reopened.launch(&launch, &both).await.into_iter().map(Result::unwrap).collect();
+    let after: Vec<_> = reopened.launch(&both).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(first, after, "also by the next orchestrator");
-    let other = compute.launch(&"l-2".into(), &[request(1)]).await.remove(0).unwrap();
+    let other = compute.launch(&order("l-2", &[1])).await.remove(0).unwrap();
     let found = compute.list(&Filter { launch_id: Some("l-2".into()), include_gone: false }).await.unwrap();
     assert_eq!(found, [other]);
     let windows = LaunchSpec { os: "windows".to_owned(), ..LaunchSpec::default() };
-    let refused = compute.launch(&"l-3".into(), &[Request { spec: windows, ..request(1) }]).await.remove(0);
+    let refused = compute.launch(&Order { spec: windows, ..order("l-3", &[1]) }).await.remove(0);
     assert!(matches!(refused, Err(Error::Invalid(_))));
 }
 
@@ -167,7 +175,7 @@ async fn a_machine_survives_its_orchestrator_and_is_found_again() {
 async fn a_spawn_that_was_not_recorded_is_not_repeated() {
     let root = TempDir::new().unwrap();
     let compute = open(root.path(), "echo up; exec sleep 1000").await;
-    let key = compute.launch(&"l".into(), &[request(1)]).await.remove(0).unwrap().key;
+    let key = compute.launch(&order("l", &[1])).await.remove(0).unwrap().key;
     let path = root.path().join("machines").join(key.as_str()).join("machine.json");
     let before = std::fs::read(&path).unwrap();
     compute.start(&key).await.unwrap();
@@ -224,7 +232,7 @@ async fn a_machine_whose_agent_ended_is_terminated_and_its_leavings_can_be_ended
 async fn what_never_started_ends_without_a_process() {
     let root = TempDir::new().unwrap();
     let compute = open(root.path(), "sleep 1000").await;
-    let key = compute.launch(&"l".into(), &[request(1)]).await.remove(0).unwrap().key;
+    let key = compute.launch(&order("l", &[1])).await.remove(0).unwrap().key;
     compute.terminate(&key).await.unwrap();
     assert_eq!(state(&compute, &key).await, MachineState::Terminated);
     assert!(matches!(compute.start(&key).await, Err(Error::Invalid(_))));
@@ -243,7 +251,7 @@ async fn a_missing_agent_is_the_deployments_fault() {
         keep: Keep::default(),
     };
     let compute = ProcessCompute::open(settings, Arc::new(SystemClock)).await.unwrap();
-    let key = compute.launch(&"l".into(), &[request(1)]).await.remove(0).unwrap().key;
+    let key = compute.launch(&order("l", &[1])).await.remove(0).unwrap().key;
     assert!(matches!(compute.start(&key).await, Err(Error::Deployment(_))));
     assert_eq!(state(&compute, &key).await, MachineState::Pending, "and can be tried again");
 }
@@ -260,7 +268,7 @@ async fn ended_machines_go_by_number_and_by_age() {
     let compute = open_with(root.path(), "exec sleep 1000", keep, Arc::new(clock.clone())).await;
     let mut keys = Vec::new();
     for launch in ["a", "b", "c"] {
-        let key = compute.launch(&launch.into(), &[request(1)]).await.remove(0).unwrap().key;
+        let key = compute.launch(&order(launch, &[1])).await.remove(0).unwrap().key;
         compute.terminate(&key).await.unwrap();
         keys.push(key);
         advance(10);

@@ -1,0 +1,2 @@
+//! EC2 behind the `Compute` port.
+pub mod ec2;

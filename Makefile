@@ -26,7 +26,7 @@ DOCKER_REGISTRY ?=
 AWS_REGION ?= ap-northeast-1
 
 .DEFAULT_GOAL := help
-.PHONY: help init deps build build-server build-agent build-all test deny coverage bench lint ci check-config \
+.PHONY: help init deps build build-server build-agent build-all test test-aws deny coverage bench lint ci check-config \
 	run dev docker-build docker-push mocks clean
 
 help: ## List the targets
@@ -62,6 +62,9 @@ build-all: build-server build-agent ## Build every program into bin/
 
 test: deny ## Run all tests, and check dependencies and licences; installs what it needs
 	$(CARGO) test --workspace --no-fail-fast
+
+test-aws: ## Run the tests against the emulated AWS alone; installs the emulator
+	$(CARGO) test -p queue -p db -p provider -p fleet -p runs-fleet-agent -p runs-fleet-server --no-fail-fast --test 'aws*'
 
 # Advisories are left to the CI workflow: their database has to be downloaded.
 deny: $(CARGO_DENY) ## Check the dependencies: bans, licences, sources

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::clock::{Timestamp, since};
 use domain::handover::HandOver;
 use domain::ids::{DispatchId, Repo, RunnerKey};
 use sha2::{Digest, Sha256};
@@ -13,13 +14,30 @@ pub fn fingerprint(document: &HandOver) -> String {
     hex::encode(Sha256::digest(serde_json::to_vec(document).unwrap_or_default()))
 }
 
-/// Why a hand-over is none of this machine's business, if so. A document in a store that only its owner can write
-/// ages with the machine, so its time is not looked at.
+/// A runner's registration is good for this long.
+const REGISTRATION_LASTS: Duration = Duration::from_hours(1);
+/// A hand-over may be written this long before its machine starts.
+const BEFORE_BOOT: Duration = Duration::from_mins(10);
+
+/// Why a hand-over is none of this machine's business, if so.
 pub fn stale(document: &HandOver, fingerprint: &str, key: &RunnerKey, consumed: &[String]) -> Option<&'static str> {
     if !document.instance_id.is_empty() && document.instance_id != key.as_str() {
         Some("it is for another machine")
     } else if consumed.iter().any(|seen| seen == fingerprint) {
         Some("it was used before")
+    } else {
+        None
+    }
+}
+
+/// Why a hand-over is left over from an earlier assignment, if so: a machine that was stopped and started again finds
+/// what was meant for its last life. Only for stores that outlive the machine; without its time a document is new.
+pub fn outdated(document: &HandOver, now: Timestamp, boot: Option<Timestamp>) -> Option<&'static str> {
+    let written = document.created_at?;
+    if since(now, written) > REGISTRATION_LASTS {
+        Some("it is too old")
+    } else if boot.is_some_and(|boot| since(boot, written) > BEFORE_BOOT) {
+        Some("it is older than this boot")
     } else {
         None
     }

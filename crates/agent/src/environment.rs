@@ -12,6 +12,10 @@ use domain::ids::RunnerKey;
 
 use crate::core::Limits;
 
+mod cloud;
+
+pub use cloud::{Cloud, Endpoints, Keys};
+
 /// Where things are and how long they may take.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Environment {
@@ -19,10 +23,16 @@ pub struct Environment {
     pub key: RunnerKey,
     /// Value of the marker variable, passed on to the job so that its processes can be found.
     pub machine: Option<String>,
-    /// Directory of hand-over files.
-    pub handover_dir: PathBuf,
-    /// Directory that reports are left in; without one none are sent.
+    /// What this machine is.
+    pub backend: Backend,
+    /// Where its hand-over is.
+    pub secrets: Secrets,
+    /// Directory that a local machine leaves reports in; without one it sends none.
     pub report_spool: Option<PathBuf>,
+    /// Queue that an instance sends reports to, unless its hand-over names one.
+    pub queue_url: Option<String>,
+    /// AWS; present when `backend` or `secrets` need it.
+    pub cloud: Option<Cloud>,
     /// The Actions runner; made from `runner_url` when there is none.
     pub runner_dir: PathBuf,
     /// Tarball of the runner: `http(s)://`, `file://`, or a path.
@@ -49,6 +59,29 @@ pub struct Environment {
     pub report_timeout: Duration,
     /// Unit of every retry pause.
     pub retry_base: Duration,
+}
+
+/// What a machine is, which decides how it reports and how it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// A process on somebody's computer: reports are files, the end is the agent's exit.
+    Local,
+    /// An EC2 instance: reports go to SQS, the end is TerminateInstances.
+    Ec2,
+}
+
+/// Where hand-overs are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Secrets {
+    /// In files of this directory.
+    Files(PathBuf),
+    /// In SSM parameters below this prefix.
+    Parameters {
+        /// Path that every machine's parameters begin with.
+        prefix: String,
+        /// The parameter of the document, when it is not where the prefix and the machine's key say.
+        config: Option<String>,
+    },
 }
 
 /// How the hand-over is waited for.
@@ -85,20 +118,24 @@ impl Environment {
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<(Self, Vec<String>), Fatal> {
         let mut reader = Reader { get, warnings: Vec::new() };
         let key = reader.text("RUNS_FLEET_INSTANCE_ID").ok_or(Fatal::Missing("RUNS_FLEET_INSTANCE_ID"))?;
-        if reader.text("RUNS_FLEET_BACKEND").is_some_and(|backend| backend != "local") {
-            return Err(Fatal::Unsupported { name: "RUNS_FLEET_BACKEND", rule: "local" });
-        }
-        if !cfg!(feature = "local") || reader.text("RUNS_FLEET_SECRETS_BACKEND").as_deref() != Some("file") {
-            return Err(Fatal::Unsupported { name: "RUNS_FLEET_SECRETS_BACKEND", rule: "file" });
-        }
-        let handover_dir = reader.path("RUNS_FLEET_HANDOVER_DIR").ok_or(Fatal::Missing("RUNS_FLEET_HANDOVER_DIR"))?;
+        let backend = reader.backend()?;
+        let secrets = reader.secrets()?;
+        let needs_cloud = backend == Backend::Ec2 || matches!(secrets, Secrets::Parameters { .. });
+        let cloud = if needs_cloud { Some(reader.cloud()?) } else { None };
+        let standby = reader.standby_deadline(backend);
         let environment = Self {
             key: RunnerKey::new(key),
             machine: reader.text(provider::processes::MARKER),
-            handover_dir,
+            backend,
+            secrets,
+            cloud,
             report_spool: reader.path("RUNS_FLEET_REPORT_SPOOL"),
-            // Other places a machine image keeps a runner in belong to somebody else on a shared machine.
-            runner_dir: reader.path("RUNS_FLEET_RUNNER_DIR").unwrap_or_else(|| absolute("runner")),
+            queue_url: reader.text("RUNS_FLEET_TERMINATION_QUEUE_URL"),
+            // The place a machine image keeps a runner in belongs to somebody else on a shared machine.
+            runner_dir: reader.path("RUNS_FLEET_RUNNER_DIR").unwrap_or_else(|| match backend {
+                Backend::Local => absolute("runner"),
+                Backend::Ec2 => PathBuf::from("/opt/actions-runner"),
+            }),
             runner_url: reader.text("RUNS_FLEET_RUNNER_URL"),
             runner_sha256: reader.text("RUNS_FLEET_RUNNER_SHA256"),
             runner_version: reader.text("RUNS_FLEET_RUNNER_VERSION"),
@@ -116,11 +153,7 @@ impl Environment {
                 pickup: reader.seconds("RUNS_FLEET_JOB_PICKUP_TIMEOUT_SECONDS", 0..=86_400, 600),
             },
             standby: Standby {
-                deadline: reader
-                    .number("RUNS_FLEET_STANDBY_DEADLINE_SECONDS", 1..=864_000)
-                    .or_else(|| reader.number("RUNS_FLEET_STANDBY_DEADLINE_MINUTES", 1..=14_400).map(|m| m * 60))
-                    .or_else(|| reader.number("RUNS_FLEET_COLD_START_DEADLINE_MINUTES", 1..=14_400).map(|m| m * 60))
-                    .map_or(Duration::from_mins(15), Duration::from_secs),
+                deadline: standby,
                 fast_polls: reader
                     .number("RUNS_FLEET_STANDBY_FAST_POLLS", 0..=10_000)
                     .and_then(|polls| u32::try_from(polls).ok())
@@ -144,6 +177,50 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
     /// The trimmed value; empty counts as unset.
     fn text(&self, name: &str) -> Option<String> {
         (self.get)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    /// A machine on EC2 unless told otherwise. A pod is neither, and must not take itself for an instance.
+    fn backend(&self) -> Result<Backend, Fatal> {
+        const NAME: &str = "RUNS_FLEET_BACKEND";
+        match self.text(NAME).as_deref() {
+            Some("local") => Ok(Backend::Local),
+            Some("ec2") if cfg!(feature = "aws") => Ok(Backend::Ec2),
+            None if cfg!(feature = "aws") && self.text("KUBERNETES_SERVICE_HOST").is_none() => Ok(Backend::Ec2),
+            _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ec2 or local" }),
+            _ => Err(Fatal::Unsupported { name: NAME, rule: "local" }),
+        }
+    }
+
+    fn secrets(&self) -> Result<Secrets, Fatal> {
+        const NAME: &str = "RUNS_FLEET_SECRETS_BACKEND";
+        match self.text(NAME).as_deref() {
+            Some("file") if cfg!(feature = "local") => {
+                let dir = self.path("RUNS_FLEET_HANDOVER_DIR").ok_or(Fatal::Missing("RUNS_FLEET_HANDOVER_DIR"))?;
+                Ok(Secrets::Files(dir))
+            }
+            None | Some("ssm") if cfg!(feature = "aws") => Ok(Secrets::Parameters {
+                prefix: self.text("RUNS_FLEET_SECRETS_PATH_PREFIX").unwrap_or_else(|| "/runs-fleet/runners".to_owned()),
+                config: self.text("RUNS_FLEET_SSM_PARAMETER"),
+            }),
+            _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ssm or file" }),
+            _ => Err(Fatal::Unsupported { name: NAME, rule: "file" }),
+        }
+    }
+
+    /// An explicit deadline counts for every machine. Otherwise a spare of a pool waits long, and an instance that does
+    /// not know whether it is one may be one; a machine that was started for a job waits shortly.
+    fn standby_deadline(&mut self, backend: Backend) -> Duration {
+        let explicit = self
+            .number("RUNS_FLEET_STANDBY_DEADLINE_SECONDS", 1..=864_000)
+            .or_else(|| self.number("RUNS_FLEET_STANDBY_DEADLINE_MINUTES", 1..=14_400).map(|m| m * 60));
+        let pool = (self.get)("RUNS_FLEET_POOL");
+        let spare = backend == Backend::Ec2 && pool.is_none_or(|pool| !pool.trim().is_empty());
+        let minutes = match explicit {
+            Some(seconds) => return Duration::from_secs(seconds),
+            None if spare => 120,
+            None => self.number("RUNS_FLEET_COLD_START_DEADLINE_MINUTES", 1..=14_400).unwrap_or(15),
+        };
+        Duration::from_mins(minutes)
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {

@@ -238,22 +238,19 @@ pub fn environment(
     env
 }
 
-/// Variables that are ours, or would make a job someone it is not.
+/// Variables that are ours, or would make a job someone it is not. Of what AWS clients read, a job only needs to know
+/// where it runs; the rest says who the agent is and how it becomes that.
 fn denied(name: &str) -> bool {
-    const PREFIXES: [&str; 6] =
-        ["RUNS_FLEET_", "VAULT_", "ACTIONS_RUNNER_INPUT_", "AWS_ENDPOINT_URL", "LISTEN_", "WATCHDOG_"];
-    const NAMES: [&str; 9] = [
+    const PREFIXES: [&str; 6] = ["RUNS_FLEET_", "VAULT_", "ACTIONS_RUNNER_INPUT_", "AWS_", "LISTEN_", "WATCHDOG_"];
+    const NAMES: [&str; 5] = [
         "ACTIONS_RUNNER_RETURN_JOB_RESULT_FOR_HOSTED",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_EC2_METADATA_SERVICE_ENDPOINT",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
         "CREDENTIALS_DIRECTORY",
         "INVOCATION_ID",
         "JOURNAL_STREAM",
         "NOTIFY_SOCKET",
     ];
-    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
+    const KEPT: [&str; 2] = ["AWS_DEFAULT_REGION", "AWS_REGION"];
+    !KEPT.contains(&name) && (PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! * [`core`] — the decisions: a pure state machine. A simulation runs the same one.
 //! * [`environment`] — settings. [`claim`] — judging a hand-over. [`standby`] — waiting for it.
 //! * [`runner`] — the Actions runner on disk. [`job`] — its process. [`output`] — what it prints.
+//! * [`machine`] — its end. `aws` — EC2 instances: hand-over from SSM, reports to SQS, TerminateInstances.
 //! * [`state`] — what survives a crash of the agent. [`report`] — telling the orchestrator. [`log`] — telling people.
 //! * [`shell`] — puts them together; [`main`] is the program around it.
 //!
@@ -15,11 +16,15 @@
 //! hand-over; a second agent on the same machine recovers what the first one left; `run.sh` that ends while it is
 //! being stopped is judged by the stop.
 
+#[cfg(feature = "aws")]
+pub mod aws;
+mod back_ends;
 pub mod claim;
 pub mod core;
 pub mod environment;
 pub mod job;
 pub mod log;
+pub mod machine;
 pub mod output;
 pub mod report;
 pub mod runner;
@@ -34,8 +39,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::clock::{SystemClock, SystemRng};
-use provider::handover::HandOver;
 
+use crate::back_ends::BackEnds;
 use crate::environment::{Environment, Fatal};
 use crate::log::Log;
 
@@ -91,12 +96,17 @@ fn start(prefix: Vec<OsString>, log: &Log) -> Result<u8, Failed> {
         // A local machine must survive whoever started it and that one's terminal. Fails when we lead already.
         let _ = rustix::process::setsid();
     }
+    hide_keys(&environment, log);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
+        let clock = Arc::new(SystemClock);
+        let BackEnds { store, channel, machine } = back_ends::build(&environment, clock.clone())?;
         let parts = shell::Parts {
-            store: store(&environment)?,
+            store,
+            channel,
+            machine,
             environment,
-            clock: Arc::new(SystemClock),
+            clock,
             rng: Arc::new(SystemRng),
             log: log.clone(),
             prefix,
@@ -108,12 +118,9 @@ fn start(prefix: Vec<OsString>, log: &Log) -> Result<u8, Failed> {
     code
 }
 
-#[cfg(feature = "local")]
-fn store(environment: &Environment) -> Result<Arc<dyn HandOver>, Fatal> {
-    Ok(Arc::new(provider::local::FileHandOver::new(&environment.handover_dir)))
-}
-
-#[cfg(not(feature = "local"))]
-fn store(_: &Environment) -> Result<Arc<dyn HandOver>, Fatal> {
-    Err(Fatal::Unsupported { name: "RUNS_FLEET_SECRETS_BACKEND", rule: "a back end this build contains" })
+fn hide_keys(environment: &Environment, log: &Log) {
+    if let Some(cloud) = &environment.cloud {
+        log.hide(cloud.keys.secret.expose());
+        log.hide(cloud.keys.session_token.expose());
+    }
 }

@@ -24,10 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::claim;
 use crate::core::{Action, Agent, Evidence, Input, Moment, Signal};
-use crate::environment::Environment;
+use crate::environment::{Environment, Secrets};
 use crate::job::{self, Job, Launch};
 use crate::log::Log;
-use crate::report::Sender;
+use crate::machine::Machine;
+use crate::report::{Channel, Letter, Sender};
 use crate::runner::{self, Ready};
 use crate::standby::{self, Outcome};
 use crate::state::{self, Phase, Recovery, State, StateFile};
@@ -47,6 +48,10 @@ pub struct Parts {
     pub environment: Environment,
     /// Where hand-overs are.
     pub store: Arc<dyn HandOver>,
+    /// Where reports go.
+    pub channel: Arc<dyn Channel>,
+    /// What ends with the agent.
+    pub machine: Arc<dyn Machine>,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// Chance.
@@ -68,13 +73,17 @@ struct Shell {
     cancel: CancellationToken,
     term: Signals,
     int: Signals,
-    reports: mpsc::Sender<AgentReport>,
+    reports: mpsc::Sender<Letter>,
     sending: JoinSet<bool>,
     file: Option<StateFile>,
     state: State,
     document: Option<Box<Document>>,
     job: Option<Job>,
     unpacked: bool,
+    /// Somebody else wants the machine.
+    spare_machine: bool,
+    /// Whether the machine's end is arranged, once it was asked for.
+    ended: Option<bool>,
 }
 
 /// What a task of the shell ends with.
@@ -85,7 +94,8 @@ enum Done {
     Watched,
 }
 
-/// Runs the agent to its end and answers its exit code.
+/// Runs the agent to its end and answers its exit code. Unless somebody else wants it, the machine is ended by then,
+/// whatever else went wrong; the code is 1 when it would not.
 ///
 /// # Errors
 /// When signals cannot be handled.
@@ -102,6 +112,8 @@ pub async fn run(parts: Parts) -> std::io::Result<u8> {
             }
         }
     };
+    let arranged = shell.spare_machine || shell.end_machine().await;
+    let code = if arranged { code } else { 1 };
     shell.parts.log.info("agent_exit", &[("code", code.into())]);
     Ok(code)
 }
@@ -112,7 +124,7 @@ impl Shell {
         let (inputs, happened) = mpsc::channel(64);
         let (reports, to_send) = mpsc::channel(4);
         let sender = Sender {
-            spool: environment.report_spool.clone(),
+            channel: Arc::clone(&parts.channel),
             retry_base: environment.retry_base,
             clock: Arc::clone(&parts.clock),
             log: parts.log.clone(),
@@ -138,6 +150,8 @@ impl Shell {
             document: None,
             job: None,
             unpacked: false,
+            spare_machine: false,
+            ended: None,
             parts,
         })
     }
@@ -209,7 +223,7 @@ impl Shell {
                         Ok(()) => Input::Spawned,
                         Err(error) => Input::SpawnFailed(error),
                     }),
-                    Action::Report(report) => drop(self.reports.try_send(*report)),
+                    Action::Report(report) => drop(self.reports.try_send(self.letter(*report))),
                     Action::LookForWorker => {
                         let found = self.job.as_ref().is_some_and(Job::has_worker);
                         let evidence = Input::Seen(Evidence::JobReceived);
@@ -222,7 +236,8 @@ impl Shell {
                         }
                     }
                     Action::Kill => self.kill().await,
-                    Action::Finish { report, code } => {
+                    Action::Finish { report, code, spare_machine } => {
+                        self.spare_machine = spare_machine;
                         self.finish(report.map(|report| *report)).await;
                         return Some(code);
                     }
@@ -253,8 +268,16 @@ impl Shell {
         let (key, cadence) = (self.parts.environment.key.clone(), self.parts.environment.standby);
         let (consumed, log) = (self.state.consumed.clone(), self.parts.log.clone());
         let deadline = self.parts.started + cadence.deadline;
+        let clock = Arc::clone(&self.parts.clock);
+        // Files of a local machine end with it.
+        let outlives = matches!(self.parts.environment.secrets, Secrets::Parameters { .. });
+        let boot = state::boot_time(&self.parts.environment.proc_root, clock.now());
         self.tasks.spawn(async move {
-            let wait = standby::wait(&*store, &key, &consumed, cadence, deadline, &*rng, &log);
+            let stale = |document: &Document, fingerprint: &str| {
+                let reason = claim::stale(document, fingerprint, &key, &consumed);
+                reason.or_else(|| if outlives { claim::outdated(document, clock.now(), boot) } else { None })
+            };
+            let wait = standby::wait(&*store, &key, &stale, cadence, deadline, &*rng, &log);
             let outcome = tokio::time::timeout_at(deadline + LAST_LOOK, wait).await;
             Done::Standby(outcome.unwrap_or(Outcome::NobodyCame))
         });
@@ -264,11 +287,16 @@ impl Shell {
         let (document, fingerprint) = match outcome {
             Outcome::NobodyCame => return Input::NobodyCame,
             Outcome::Unreadable(reason) => return Input::Unusable(None, reason),
+            // A report without a job: should there be one for this machine, it need not wait for the watchdog.
+            Outcome::Denied(reason) => {
+                return Input::Unusable(None, format!("it could not be read before the deadline: {reason}"));
+            }
             Outcome::Found(document, fingerprint) => (document, fingerprint),
         };
         hide_secrets(&document, &self.parts.log);
         self.parts.log.context("job_id", document.job_id.as_str());
         self.parts.log.context("run_id", document.run_id.as_str());
+        self.state.queue_url.clone_from(&document.termination_queue_url);
         let assignment = Box::new(claim::assignment(&document));
         self.state.consumed.push(fingerprint);
         match claim::unusable(&document) {
@@ -290,6 +318,9 @@ impl Shell {
             // The token is in no state file; without it the report may still be believed.
             Some(document) => {
                 hide_secrets(&document, &self.parts.log);
+                if self.state.queue_url.is_empty() {
+                    self.state.queue_url.clone_from(&document.termination_queue_url);
+                }
                 claim::assignment(&document)
             }
             None => claim::assignment(&Document::default()),
@@ -350,7 +381,24 @@ impl Shell {
         }
     }
 
-    /// Leaves no process and no credential, reports, cleans up.
+    /// The hand-over knows best where reports go.
+    fn letter(&self, report: AgentReport) -> Letter {
+        let named = Some(&self.state.queue_url).filter(|url| !url.is_empty());
+        Letter { report, queue_url: named.or(self.parts.environment.queue_url.as_ref()).cloned() }
+    }
+
+    /// Asks for the machine's end, once.
+    async fn end_machine(&mut self) -> bool {
+        if let Some(arranged) = self.ended {
+            return arranged;
+        }
+        let arranged = self.parts.machine.end(&self.parts.log).await;
+        self.ended = Some(arranged);
+        arranged
+    }
+
+    /// Leaves no process and no credential, reports, ends the machine. What the job left on the disk goes while the
+    /// operating system shuts down.
     async fn finish(&mut self, report: Option<AgentReport>) {
         self.cancel.cancel();
         self.tasks.shutdown().await;
@@ -364,6 +412,9 @@ impl Shell {
         if self.send_last(report).await && claimed {
             self.reach(Phase::Finished);
         }
+        if !self.spare_machine {
+            self.end_machine().await;
+        }
         if claimed {
             let whole = self.unpacked;
             let cleaning = tokio::task::spawn_blocking(move || runner::clean(&dir, whole, &log));
@@ -374,12 +425,13 @@ impl Shell {
     /// Sends the completion behind everything that is still to be sent; whether it was accepted.
     async fn send_last(&mut self, report: Option<AgentReport>) -> bool {
         let Some(report) = report else { return true };
+        let letter = self.letter(report);
         let limit = self.parts.environment.report_timeout + STARTED_GRACE;
         let sent = tokio::time::timeout(limit, async {
             // The sender ends when the only way to it is gone.
             let (closed, _) = mpsc::channel(1);
             let reports = std::mem::replace(&mut self.reports, closed);
-            let _ = reports.send(report).await;
+            let _ = reports.send(letter).await;
             drop(reports);
             self.sending.join_next().await
         });
@@ -435,3 +487,6 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,10 @@ use crate::log::Log;
 const UNREADABLE_POLLS: u32 = 3;
 /// The same complaint is logged at most this often.
 const COMPLAIN_EVERY: Duration = Duration::from_mins(1);
+/// The pause behind a fault is at least this, doubled by every further one in a row,
+const FAULT_PAUSE: Duration = Duration::from_millis(500);
+/// up to this.
+const LONGEST_FAULT_PAUSE: Duration = Duration::from_secs(5);
 
 /// How the wait ended.
 #[derive(Debug)]
@@ -25,31 +29,39 @@ pub enum Outcome {
     Found(Box<Document>, String),
     /// What is there can never be read.
     Unreadable(String),
-    /// At the deadline.
+    /// At the deadline the store still refused to say whether there is one.
+    Denied(String),
+    /// At the deadline there was none.
     NobodyCame,
 }
 
-/// Polls the store until a fresh hand-over is there, once more at `deadline`, and then gives up. Faults of the store
-/// never end the wait.
+/// Polls the store until a hand-over is there that `stale` says nothing against, once more at `deadline`, and then gives
+/// up. Faults of the store never end the wait. A refusal is not even a fault: a store that shows a machine only what is
+/// its own refuses what does not exist yet. It counts when it is the last word.
 pub async fn wait(
     store: &dyn HandOver,
     key: &RunnerKey,
-    consumed: &[String],
+    stale: &(dyn Fn(&Document, &str) -> Option<&'static str> + Sync),
     cadence: Standby,
     deadline: Instant,
     rng: &dyn Rng,
     log: &Log,
 ) -> Outcome {
-    let mut unreadable = 0;
+    let (mut unreadable, mut faults) = (0, 0);
+    let mut denied = None;
     let mut reported_stale = String::new();
     let mut complained: Option<Instant> = None;
     for poll in 0_u32.. {
         let last = Instant::now() >= deadline;
-        match store.get(key).await {
+        let answer = store.get(key).await;
+        if !matches!(answer, Err(Error::Transient(_))) {
+            (faults, denied) = (0, None);
+        }
+        match answer {
             Ok(Some(document)) => {
                 unreadable = 0;
                 let fingerprint = claim::fingerprint(&document);
-                let Some(reason) = claim::stale(&document, &fingerprint, key, consumed) else {
+                let Some(reason) = stale(&document, &fingerprint) else {
                     return Outcome::Found(Box::new(document), fingerprint);
                 };
                 if reported_stale != fingerprint {
@@ -64,7 +76,9 @@ pub async fn wait(
                     return Outcome::Unreadable(reason);
                 }
             }
+            Err(Error::Deployment(reason)) => denied = Some(reason),
             Err(error) => {
+                faults += 1;
                 if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
                     log.warn("config_unavailable", &[("error", Value::from(error.to_string()))]);
                     complained = Some(Instant::now());
@@ -75,9 +89,16 @@ pub async fn wait(
             break;
         }
         let pause = if poll < cadence.fast_polls { cadence.fast } else { rng.jitter(cadence.slow, 0.2) };
+        let pause = pause.max(fault_pause(faults));
         tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
     }
-    Outcome::NobodyCame
+    denied.map_or(Outcome::NobodyCame, Outcome::Denied)
+}
+
+/// Pause behind this many faults in a row.
+fn fault_pause(faults: u32) -> Duration {
+    let doubled = |faults: u32| FAULT_PAUSE.saturating_mul(2_u32.saturating_pow(faults - 1));
+    if faults == 0 { Duration::ZERO } else { doubled(faults).min(LONGEST_FAULT_PAUSE) }
 }
 
 #[cfg(test)]

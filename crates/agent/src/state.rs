@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use domain::clock::Timestamp;
 use provider::processes::ProcessId;
@@ -41,6 +42,8 @@ pub struct State {
     pub dispatch_id: String,
     /// This machine.
     pub instance_id: String,
+    /// Where the hand-over wants reports; empty when it did not say.
+    pub queue_url: String,
     /// When the hand-over was taken.
     pub claimed_at: Option<Timestamp>,
     /// `run.sh`.
@@ -100,6 +103,14 @@ impl StateFile {
     pub fn write(&self, state: &State) -> io::Result<()> {
         provider::files::replace(&self.path, &serde_json::to_vec(state)?)
     }
+}
+
+/// When the kernel started; `None` when it does not say.
+pub fn boot_time(proc_root: &Path, now: Timestamp) -> Option<Timestamp> {
+    let uptime = std::fs::read_to_string(proc_root.join("uptime")).ok()?;
+    let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    let uptime = Duration::try_from_secs_f64(seconds).ok().filter(|uptime| !uptime.is_zero())?;
+    now.checked_sub(uptime).ok()
 }
 
 /// The kernel's name for this boot; empty when it has none.

@@ -6,6 +6,8 @@
 )]
 
 mod machine;
+#[cfg(feature = "aws")]
+mod on_ec2;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,16 +1,20 @@
 //! The state store.
 //!
 //! [`table`] is the one port: conditional writes of single rows, and of a few together. Its back ends translate
-//! ([`memory`], `sqlite`); what a condition means is decided once, in [`cond`]. The typed stores are written once on
+//! ([`memory`], `sqlite`, `dynamodb`); what a condition means is decided once, in [`cond`]. The typed stores are written once on
 //! top of the port and hold no decisions: they read a record, and apply the difference to the next one only if nobody
 //! else has moved it.
 //!
 //! * [`jobs`], [`runners`] — the two records every decision turns on, and transactions over them.
 //! * [`pools`] — warm pool configuration.
+//! * [`circuits`] — where spot machines were taken away lately.
 //! * [`claims`], [`locks`], [`markers`] — small rows that keep two actors apart or remember that something was done.
 
+pub mod circuits;
 pub mod claims;
 pub mod cond;
+#[cfg(feature = "aws")]
+pub mod dynamodb;
 pub mod jobs;
 pub mod locks;
 pub mod markers;
@@ -24,7 +28,10 @@ pub mod table;
 
 mod attrs;
 
+pub use circuits::Circuits;
 pub use claims::Claims;
+#[cfg(feature = "aws")]
+pub use dynamodb::{DynamoDb, TableNames};
 pub use jobs::{Change, Committed, JobFilter, Jobs, Listing};
 pub use locks::Locks;
 pub use markers::Markers;

@@ -312,6 +312,16 @@ pub enum Error {
 pub trait Table: Send + Sync + 'static {
     /// The row, strongly consistent. Rows past their expiry are not returned.
     async fn get(&self, table: &'static Schema, key: &Value) -> Result<Option<Item>, Error>;
+    /// Those of the rows that exist, strongly consistent each, ordered by key.
+    async fn get_many(&self, table: &'static Schema, keys: &[Value]) -> Result<Vec<Item>, Error> {
+        let mut rows = BTreeMap::new();
+        for key in keys {
+            if let Some(row) = self.get(table, key).await? {
+                rows.insert(crate::cond::Key::of(table, key)?, row);
+            }
+        }
+        Ok(rows.into_values().collect())
+    }
     /// Replaces or creates a whole row.
     async fn put(&self, table: &'static Schema, item: Item, cond: Cond) -> Result<Outcome, Error>;
     /// Changes some attributes and returns the row as it is afterwards.

@@ -61,7 +61,7 @@ impl Dispatch {
         match self.find_runner(&account.repo, named).await? {
             Some(runner) if runner.state == RunnerState::Gone && runner.report.is_none() => {
                 let github = account.view.status;
-                self.lose_machine(account.id, &runner.key, github).await
+                self.lose_machine(account.id, &runner.key, github, false).await.map(drop)
             }
             _ => Ok(()),
         }

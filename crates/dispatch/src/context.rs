@@ -1,7 +1,7 @@
 //! What every part of dispatch works with: the ports, the settings, and the news it makes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use db::{Jobs, Markers, Runners};
@@ -13,12 +13,16 @@ use domain::timings::Timings;
 use github::client::Client;
 use github::labels::Aliases;
 use github::mint;
+use lru::LruCache;
 use provider::{Compute, HandOver};
 use queue::Queue;
 use telemetry::Metrics;
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
+use crate::batch::{Batcher, Limits};
 use crate::pace::Pace;
+use crate::tokens::ReportTokens;
 
 /// Everything outside the process that dispatch talks to.
 pub struct Ports {
@@ -30,6 +34,8 @@ pub struct Ports {
     pub markers: Markers,
     /// Wake-ups.
     pub main: Arc<dyn Queue>,
+    /// Where wake-ups end that were delivered in vain too often. `None`: they are nobody's to look at.
+    pub dead_letters: Option<Arc<dyn Queue>>,
     /// Machines.
     pub compute: Arc<dyn Compute>,
     /// Where machines find what they are to become.
@@ -65,6 +71,23 @@ pub struct Settings {
     pub max_runtime: Duration,
     /// What every hand-over says.
     pub hand_over: mint::Settings,
+    /// Most jobs launched by one request; at least 1.
+    pub batch_max: usize,
+    /// How long a job's launch waits for others like it.
+    pub batch_linger: Duration,
+    /// What proves that a report comes from the machine it names; every hand-over then carries a token.
+    pub report_tokens: Option<ReportTokens>,
+    /// Refuse reports without a token.
+    pub require_report_token: bool,
+    /// Our account at the provider, where events name one. `None`: any account's events are taken for ours.
+    pub account: Option<String>,
+}
+
+impl Settings {
+    /// Most jobs launched by one request, unless an operator says otherwise.
+    pub const BATCH_MAX: usize = 50;
+    /// Wait for company, unless an operator says otherwise.
+    pub const BATCH_LINGER: Duration = Duration::from_millis(100);
 }
 
 /// A change somebody may want to see at once: the page, other loops of this process.
@@ -107,10 +130,14 @@ pub struct Rejected {
 const REJECTED_KEPT: usize = 200;
 const REJECTED_FOR: Duration = Duration::from_secs(24 * 3600);
 
+/// Events of the cloud that are remembered as handled, for how long. What they lead to is repeatable: this only saves work.
+const HEARD_KEPT: usize = 10_000;
+const HEARD_FOR: Duration = Duration::from_secs(3600);
+
 /// How often a repository is marked as alive.
 const ACTIVE_MARK: Duration = Duration::from_secs(3600);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -118,6 +145,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Dispatch {
     pub(crate) ports: Ports,
     pub(crate) settings: Settings,
+    pub(crate) batcher: Arc<Batcher>,
+    pub(crate) draining: CancellationToken,
+    heard: Mutex<LruCache<String, Timestamp>>,
     news: broadcast::Sender<News>,
     rejected: Mutex<VecDeque<Rejected>>,
     active: Mutex<BTreeMap<Repo, Timestamp>>,
@@ -128,14 +158,41 @@ impl Dispatch {
     /// Brings ports and settings together.
     pub fn new(ports: Ports, settings: Settings) -> Arc<Self> {
         let (news, _) = broadcast::channel(1024);
-        Arc::new(Self {
-            ports,
-            settings,
-            news,
-            rejected: Mutex::default(),
-            active: Mutex::default(),
-            pace: Mutex::default(),
+        let limits = Limits {
+            max: settings.batch_max,
+            linger: settings.batch_linger,
+            grace: settings.timings.cleanup,
+            spare: settings.timings.process,
+        };
+        Arc::new_cyclic(|dispatch| {
+            let (compute, rng) = (Arc::clone(&ports.compute), Arc::clone(&ports.rng));
+            let batcher = Batcher::new(compute, rng, ports.metrics.clone(), limits, Weak::clone(dispatch));
+            Self {
+                ports,
+                settings,
+                batcher,
+                draining: CancellationToken::new(),
+                heard: Mutex::new(LruCache::unbounded()),
+                news,
+                rejected: Mutex::default(),
+                active: Mutex::default(),
+                pace: Mutex::default(),
+            }
         })
+    }
+
+    /// The process is about to end: attempts that have not asked for a machine give their jobs back, so that another
+    /// replica takes them at once; launches that wait for company go. Attempts that have asked finish.
+    pub fn drain(&self) {
+        self.draining.cancel();
+        self.batcher.close();
+    }
+
+    /// Waits for launches under way, and for machines that are being given to other jobs. Call once no consumer runs
+    /// any more; what is cut off here is found by the sweeps.
+    pub async fn finish(&self) {
+        self.drain();
+        self.batcher.finish().await;
     }
 
     /// The ports, for the crates above.
@@ -188,6 +245,21 @@ impl Dispatch {
     pub(crate) fn turn(&self, job: &Job) -> Duration {
         let (limit, now) = (self.settings.jobs_per_minute, self.now());
         job.message.as_ref().map_or(Duration::ZERO, |m| lock(&self.pace).wait(&m.repo, limit, now))
+    }
+
+    /// Whether an event of the cloud was handled by this process already.
+    pub(crate) fn has_heard(&self, event: &str) -> bool {
+        let now = self.now();
+        lock(&self.heard).get(event).is_some_and(|at| domain::clock::since(now, *at) < HEARD_FOR)
+    }
+
+    pub(crate) fn heard(&self, event: &str) {
+        let now = self.now();
+        let mut heard = lock(&self.heard);
+        heard.put(event.to_owned(), now);
+        if heard.len() > HEARD_KEPT {
+            heard.pop_lru();
+        }
     }
 
     pub(crate) fn tell(&self, news: News) {

@@ -3,8 +3,10 @@
 //! * [`http`] and [`ingest`] — a verified webhook becomes a record and a wake-up.
 //! * [`worker`] — what a message on the main queue means.
 //! * [`attempt`] — claim, place, bind, mint, hand over, acknowledge.
+//! * `batch` — jobs that want alike machines are launched together.
 //! * [`binding`] — which job runs on which runner, after GitHub's word.
 //! * [`signals`] — what machines report, and what their disappearance says.
+//! * [`events`] — what the cloud announces about machines.
 //! * [`retire`] — ending a runner without killing a job.
 //! * [`sweeps`] — the reconcilers that repair whatever a crash left behind.
 //! * [`why`] — one sentence on what a job waits for.
@@ -14,9 +16,11 @@
 //! `github::binding`; here is how they survive.
 
 pub mod attempt;
+mod batch;
 mod binding;
 mod boot;
 pub mod context;
+pub mod events;
 pub mod http;
 pub mod ingest;
 mod pace;
@@ -24,9 +28,12 @@ mod records;
 pub mod retire;
 pub mod signals;
 pub mod sweeps;
+mod tokens;
 pub mod why;
 pub mod worker;
 
 pub use context::{Dispatch, Error, News, Ports, Rejected, Settings};
+pub use events::Events;
 pub use signals::Reports;
-pub use worker::Worker;
+pub use tokens::ReportTokens;
+pub use worker::{Webhooks, Worker};

@@ -10,6 +10,8 @@
 //! lost with its machine (the vanished and stale sweeps); a forged report (it can only speak for a machine a record
 //! names).
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use domain::clock;
 use domain::gh;
@@ -26,6 +28,7 @@ use tracing::{debug, info, warn};
 
 use crate::context::{Dispatch, Error};
 use crate::records::{Raised, pool_of, truncate};
+use crate::tokens::{Proof, prove};
 
 /// Handles deliveries of the termination queue.
 pub struct Reports(pub std::sync::Arc<Dispatch>);
@@ -42,6 +45,15 @@ impl Handler for Reports {
             }
             Err(poison) => return Disposition::Reject(poison.reason.as_str()),
         };
+        let settings = &self.0.settings;
+        match prove(&report, settings.report_tokens.as_ref(), settings.require_report_token) {
+            Proof::Fine => {}
+            Proof::Missing => return Disposition::Reject("missing_token"),
+            Proof::Wrong => {
+                warn!(instance_id = report.instance_id.as_str(), "a report whose token is not its machine's");
+                return Disposition::Reject("wrong_token");
+            }
+        }
         let first = delivery.receive_count.unwrap_or(1) <= 1;
         match self.0.report(&report, first).await {
             Ok(Handled::Done) => Disposition::Ack,
@@ -61,6 +73,30 @@ pub enum Handled {
     Done,
     /// The runner ended, but the webhook that says what it ran is still on its way: to be looked at once more.
     Early,
+}
+
+/// How a runner ended, as far as its job's loss is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ending {
+    /// The agent saw the notice.
+    reclaimed: bool,
+    /// Something stopped the runner before its time.
+    cut_short: bool,
+}
+
+impl Ending {
+    /// A spot machine that was stopped from outside was taken back, whether its agent saw the notice or not.
+    const fn is_interruption(self, job: &Job) -> bool {
+        self.reclaimed || (self.cut_short && job.spot)
+    }
+}
+
+/// How long the runner ran, by its own measure, else by its stamps.
+fn runtime(report: &AgentReport) -> Duration {
+    match (report.duration_seconds, report.started_at, report.completed_at) {
+        (0, Some(from), Some(to)) => clock::since(to, from),
+        (seconds, ..) => Duration::from_secs(seconds),
+    }
 }
 
 impl Dispatch {
@@ -122,7 +158,7 @@ impl Dispatch {
             (BootstrapPhase::Registration, b.register),
             (BootstrapPhase::Total, b.total),
         ] {
-            let took = seconds.filter(|s| (0.0..=86_400.0).contains(s)).map(std::time::Duration::from_secs_f64);
+            let took = seconds.filter(|s| (0.0..=86_400.0).contains(s)).map(Duration::from_secs_f64);
             if let Some(took) = took {
                 self.ports.metrics.agent_bootstrap(pool_of(job), phase, took);
             }
@@ -161,6 +197,10 @@ impl Dispatch {
             duration_seconds: report.duration_seconds,
             at: clock::whole_seconds(report.completed_at.unwrap_or_else(|| self.now())),
         };
+        if self.is_of_an_earlier_assignment(report).await? {
+            self.clear_earlier(report).await;
+            return Ok(Handled::Done);
+        }
         let row = self
             .change_runner(key, |row| {
                 row.advance(RunnerState::Done);
@@ -168,22 +208,29 @@ impl Dispatch {
             })
             .await?;
         let reclaimed = report.interrupted_by.as_deref() == Some("spot_interruption");
+        let cut_short = report.status == AgentStatus::Interrupted && runtime(report) < self.settings.max_runtime;
         match &row {
             // The webhook of a job GitHub gave this runner was sent before the runner could end. Asking GitHub about
             // the job it was counted for before that is read would take a swap for a theft, and launch a machine.
             Some(row) if first && !reclaimed && row.running_job.is_none() && row.bound_job.is_some() => {
                 return Ok(Handled::Early);
             }
-            Some(row) => self.close(row, reclaimed).await?,
+            Some(row) => self.close(row, Ending { reclaimed, cut_short }).await?,
             // A machine the Go implementation launched: the report's own word on its job, if the record agrees.
             None => {
                 if let Some(id) = report.job_id
                     && let Some(job) = self.ports.jobs.get(id).await?
                     && job.is_on(key)
                 {
-                    let github = self.ask(&job, Priority::Dispatch).await?;
-                    self.agent_completed(id, key, &kept, github, github != gh::Status::Queued).await?;
+                    if (Ending { reclaimed, cut_short }).is_interruption(&job) {
+                        self.interrupted(id, key, true).await?;
+                    } else {
+                        let github = self.ask(&job, Priority::Dispatch).await?;
+                        self.agent_completed(id, key, &kept, github, github != gh::Status::Queued).await?;
+                    }
                 }
+                self.clear_earlier(report).await;
+                return Ok(Handled::Done);
             }
         }
         self.clear_machine(key, row.as_ref()).await;
@@ -191,17 +238,20 @@ impl Dispatch {
     }
 
     /// Closes the job an ended runner served, if that can be known.
-    async fn close(&self, row: &Runner, reclaimed: bool) -> Result<(), Error> {
+    async fn close(&self, row: &Runner, ending: Ending) -> Result<(), Error> {
         if let Some(id) = row.running_job {
-            return if reclaimed {
-                self.interrupted(id, &row.key).await
+            let job = self.ports.jobs.get(id).await?;
+            if job.is_some_and(|job| job.is_on(&row.key) && ending.is_interruption(&job)) {
+                self.interrupted(id, &row.key, true).await?;
             } else {
-                self.close_with_report(id, row).await
-            };
+                self.close_with_report(id, row).await?;
+            }
+            return Ok(());
         }
         let Some(job) = self.waiting_on(row).await? else { return Ok(()) };
-        if reclaimed {
-            return self.interrupted(job.id, &row.key).await;
+        if ending.is_interruption(&job) {
+            self.interrupted(job.id, &row.key, true).await?;
+            return Ok(());
         }
         // Nobody knows yet what this runner did. GitHub's word on the job it was counted for decides.
         let github = self.ask(&job, Priority::Dispatch).await?;
@@ -269,31 +319,42 @@ impl Dispatch {
     }
 
     /// The machine of a job is (about to be) gone: GitHub's word on the job decides what follows.
-    async fn interrupted(&self, id: JobId, key: &RunnerKey) -> Result<(), Error> {
-        let Some(job) = self.ports.jobs.get(id).await?.filter(|job| job.is_on(key)) else { return Ok(()) };
+    /// `warned`: the cloud said so, before or after. Says whether the record moved.
+    pub(crate) async fn interrupted(&self, id: JobId, key: &RunnerKey, warned: bool) -> Result<bool, Error> {
+        let Some(job) = self.ports.jobs.get(id).await?.filter(|job| job.is_on(key)) else { return Ok(false) };
+        if !matches!(job.state, JobState::Launched | JobState::Running) {
+            return Ok(false);
+        }
         let github = Box::pin(self.ask(&job, Priority::Dispatch)).await?;
-        self.lose_machine(id, key, github).await
+        self.lose_machine(id, key, github, warned).await
     }
 
-    pub(crate) async fn lose_machine(&self, id: JobId, key: &RunnerKey, github: gh::Status) -> Result<(), Error> {
+    pub(crate) async fn lose_machine(
+        &self,
+        id: JobId,
+        key: &RunnerKey,
+        github: gh::Status,
+        warned: bool,
+    ) -> Result<bool, Error> {
         let row = self.ports.runners.get(key).await?;
         // A machine that died before its listener was up, without a warning, will hardly do better again: such deaths
         // are counted, so that a broken image ends in an error and not in machines without end.
-        let never_up = row.is_some_and(|row| row.online_at.is_none() && row.running_job.is_none());
-        self.raise(
-            id,
-            |job, _| match (job.is_on(key), job.state) {
-                (true, JobState::Launched) if never_up && github == gh::Status::Queued => {
-                    Event::BootstrapFailed { instance_matches: true, retries_left: job.retries_left() }
-                }
-                (true, _) => Event::SpotInterruption { github },
-                // Somebody moved the job meanwhile: an event that does nothing anywhere.
-                (false, _) => Event::RunnerStarted { instance_matches: false },
-            },
-            |_| {},
-        )
-        .await?;
-        Ok(())
+        let never_up = !warned && row.is_some_and(|row| row.online_at.is_none() && row.running_job.is_none());
+        let raised = self
+            .raise(
+                id,
+                |job, _| match (job.is_on(key), job.state) {
+                    (true, JobState::Launched) if never_up && github == gh::Status::Queued => {
+                        Event::BootstrapFailed { instance_matches: true, retries_left: job.retries_left() }
+                    }
+                    (true, _) => Event::SpotInterruption { github },
+                    // Somebody moved the job meanwhile: an event that does nothing anywhere.
+                    (false, _) => Event::RunnerStarted { instance_matches: false },
+                },
+                |_| {},
+            )
+            .await?;
+        Ok(raised.moved())
     }
 
     /// A machine is gone without a final report: reclaimed, killed, or vanished. Its job is asked after, and goes back,
@@ -317,13 +378,34 @@ impl Dispatch {
             };
             if let Some(job) = job.filter(|job| matches!(job.state, JobState::Launched | JobState::Running)) {
                 info!(job_id = job.id.get(), instance_id = key.as_str(), "the machine of a job is gone");
-                self.interrupted(job.id, key).await?;
+                self.interrupted(job.id, key, false).await?;
             }
         }
         // Only now: until the job has moved, the live row is what brings us back here.
         let row = self.change_runner(key, |row| row.advance(RunnerState::Gone)).await?;
         self.clear_machine(key, row.as_ref()).await;
         Ok(())
+    }
+
+    /// Whether a report speaks of work that its machine did before the assignment it has now.
+    async fn is_of_an_earlier_assignment(&self, report: &AgentReport) -> Result<bool, Error> {
+        let Some(reported) = &report.dispatch_id else { return Ok(false) };
+        let row = self.ports.runners.get(&report.instance_id).await?;
+        Ok(row.is_some_and(|row| row.dispatch != *reported))
+    }
+
+    /// Removes the hand-over a report speaks of, and no other: the machine may have been given its next job, whose
+    /// hand-over has the same place. Best effort.
+    async fn clear_earlier(&self, report: &AgentReport) {
+        let key = &report.instance_id;
+        let its_own = match self.ports.hand_over.get(key).await {
+            Ok(Some(document)) => report.job_id.is_some_and(|id| document.job_id == id.to_string()),
+            Ok(None) | Err(_) => false,
+        };
+        let gone = async || matches!(self.ports.compute.describe(key).await, Ok(machine) if machine.as_ref().is_none_or(|m| m.state.is_gone()));
+        if its_own || gone().await {
+            self.clear_machine(key, None).await;
+        }
     }
 
     /// Removes what an ended machine leaves behind: its hand-over, and a registration no job holds. Best effort.

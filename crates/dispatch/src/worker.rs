@@ -34,6 +34,19 @@ impl Handler for Worker {
     }
 }
 
+/// Handles deliveries of the queue that a gateway writes webhooks to, and nobody else writes anything to.
+pub struct Webhooks(pub Arc<Worker>);
+
+#[async_trait]
+impl Handler for Webhooks {
+    async fn handle(&self, delivery: &Delivery, _lost: CancellationToken) -> Disposition {
+        match Kind::of(&delivery.attributes) {
+            Kind::RawWebhook => self.0.raw(delivery).await,
+            Kind::Job | Kind::QueuedEvent | Kind::Unknown => Disposition::Reject("bad_value"),
+        }
+    }
+}
+
 impl Worker {
     async fn job(&self, delivery: &Delivery) -> Disposition {
         let decoded = match JobMessage::decode(&delivery.body) {

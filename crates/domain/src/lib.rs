@@ -15,8 +15,10 @@
 //! * [`launch`] — what a machine must be like.
 //! * [`timings`] — every interval and threshold, as one value.
 //! * [`catalogue`] — the instance types that exist.
+//! * [`circuit`] — where spot machines were taken away lately.
 
 pub mod catalogue;
+pub mod circuit;
 pub mod clock;
 pub mod gh;
 pub mod handover;

@@ -102,6 +102,8 @@ pub struct Periods {
     pub redelivery: Duration,
     /// Queued jobs at GitHub that we never heard of.
     pub queued_scan: Duration,
+    /// Wake-ups that were delivered in vain too often.
+    pub dead_letters: Duration,
 }
 
 impl Timings {
@@ -145,6 +147,7 @@ impl Timings {
             vanished: s(30),
             redelivery: s(300),
             queued_scan: s(300),
+            dead_letters: s(60),
         },
     };
 
@@ -197,6 +200,7 @@ impl Timings {
                 vanished: d(e.vanished),
                 redelivery: d(e.redelivery),
                 queued_scan: d(e.queued_scan),
+                dead_letters: d(e.dead_letters),
             },
         }
     }

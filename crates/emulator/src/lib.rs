@@ -20,6 +20,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
 use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_runtime_api::client::interceptors::{Intercept, SharedInterceptor};
 use aws_smithy_types::retry::RetryConfig;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
@@ -106,7 +107,7 @@ pub fn sdk(endpoint: &str) -> SdkConfig {
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::from_static(REGION))
-        .credentials_provider(SharedCredentialsProvider::new(Credentials::for_tests()))
+        .credentials_provider(SharedCredentialsProvider::new(Credentials::from_keys("testing", "testing", None)))
         .endpoint_url(endpoint)
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
@@ -125,4 +126,16 @@ impl Drop for Emulator {
         drop(self.process.stdin.take());
         let _ = self.process.wait();
     }
+}
+
+/// An interceptor of calls that does nothing.
+pub fn silent() -> SharedInterceptor {
+    #[derive(Debug)]
+    struct Silent;
+    impl Intercept for Silent {
+        fn name(&self) -> &'static str {
+            "Silent"
+        }
+    }
+    SharedInterceptor::new(Silent)
 }

@@ -7,6 +7,10 @@ pub mod handover;
 pub mod local;
 #[cfg(feature = "processes")]
 pub mod processes;
+#[cfg(feature = "aws")]
+pub mod ssm;
+#[cfg(feature = "ssm-layout")]
+pub mod ssm_layout;
 
 pub use compute::{Compute, Machine, MachineState};
 pub use handover::HandOver;

@@ -18,7 +18,8 @@ use domain::clock::{Clock, Rng, Timestamp, after, since};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::broker::{Broker, Payload, Seq, digest};
+use crate::broker::{Broker, Payload, Seq};
+use crate::poison;
 use crate::{Capabilities, Delivery, Depth, Error, Handle, MAX_VISIBILITY, Message, Queue, QueueConfig};
 
 /// Bodies and attributes, by message.
@@ -208,14 +209,7 @@ impl<S: Store> Queue for EmbeddedQueue<S> {
 
     async fn reject(&self, delivery: &Delivery, reason: &str) -> Result<(), Error> {
         if self.config.dead_letters.is_none() {
-            tracing::error!(
-                queue = self.config.name,
-                message_id = delivery.id,
-                reason,
-                body_bytes = delivery.body.len(),
-                body_sha256 = digest(&delivery.body),
-                "poison message removed: the queue has no dead-letter queue"
-            );
+            poison::log_removed(&self.config.name, delivery, reason);
         }
         let (delivery, reason, sent_at) = (delivery.clone(), reason.to_owned(), self.wall());
         self.run(move |broker, _, queue| broker.reject(queue, &delivery, &reason, sent_at)).await

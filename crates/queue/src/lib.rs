@@ -3,6 +3,7 @@
 //! * [`port`] — what a queue is, for every back end.
 //! * [`consumer`] — the loop that turns deliveries into handled work.
 //! * [`MemoryQueues`] — for tests and simulation.
+//! * [`sqs`] (feature `aws`) — Amazon SQS: [`SqsQueue`], and the queues a set-up makes.
 //! * `SqliteQueues` (feature `local`) — one file, one process, no cloud.
 //! * [`spool`] (feature `spool`; its reader with `local`) — a directory that agents write reports to.
 //!
@@ -15,11 +16,14 @@ mod config;
 pub mod consumer;
 mod embedded;
 mod memory;
+mod poison;
 pub mod port;
 #[cfg(feature = "spool")]
 pub mod spool;
 #[cfg(feature = "local")]
 mod sqlite;
+#[cfg(feature = "aws")]
+pub mod sqs;
 
 pub use config::{DeadLetters, QueueConfig};
 pub use consumer::{Consumer, ConsumerConfig, Disposition, Handler, NoObserver, Observer, Outcome};
@@ -29,3 +33,5 @@ pub use port::{Capabilities, DEDUP_WINDOW, Delivery, Depth, Error, Handle, MAX_B
 pub use spool::SpoolQueue;
 #[cfg(feature = "local")]
 pub use sqlite::{OpenError, SqliteQueues};
+#[cfg(feature = "aws")]
+pub use sqs::{QueueSpec, SqsQueue};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use config::Config;
-use dispatch::{Ports, Settings};
+use dispatch::{Ports, ReportTokens, Settings};
 use domain::clock::{Clock, Rng, SystemClock, SystemRng};
 use domain::timings::Timings;
+use futures::future::BoxFuture;
 use github::client::{Client, ClientConfig, OctocrabExchange};
 use github::labels::Aliases;
 use github::mint;
@@ -16,24 +17,44 @@ use queue::Queue;
 use secrecy::ExposeSecret;
 use telemetry::Metrics;
 
+/// A task of a back end: never ends, and may be dropped at any time.
+pub(crate) type Upkeep = BoxFuture<'static, ()>;
+
 /// Everything `serve` runs on.
 pub(crate) struct BackEnds {
     pub(crate) ports: Ports,
     pub(crate) settings: Settings,
-    /// Where agents report.
-    pub(crate) reports: Arc<dyn Queue>,
+    /// Where agents report; without it sweeps notice the end of machines.
+    pub(crate) reports: Option<Arc<dyn Queue>>,
+    /// News of instances from EventBridge.
+    pub(crate) events: Option<Arc<dyn Queue>>,
+    /// Where a gateway writes webhooks; without it they may come by the main queue.
+    pub(crate) webhooks: Option<Arc<dyn Queue>>,
     /// For the page.
     pub(crate) queues: Vec<admin::WatchedQueue>,
     pub(crate) secrets: Secrets,
     /// No other process can hold a lease: leases of earlier boots are dead.
     pub(crate) alone: bool,
+    pub(crate) upkeep: Vec<Upkeep>,
 }
 
-/// The back ends of AWS and Kubernetes are not in this build yet; saying so beats starting without them.
-pub(crate) fn cloud(config: &Config) -> anyhow::Result<BackEnds> {
+/// What the configuration names.
+#[cfg(feature = "aws")]
+pub(crate) async fn cloud(config: &Config, simulated_github: bool, metrics: Metrics) -> anyhow::Result<BackEnds> {
+    anyhow::ensure!(
+        config.mode == config::Mode::Ec2 && config.kubernetes.is_none(),
+        "this build cannot run jobs as pods yet: unset RUNS_FLEET_HYBRID_ENABLED and use RUNS_FLEET_MODE=ec2"
+    );
+    crate::aws::back_ends(config, simulated_github, metrics).await
+}
+
+/// Saying so beats starting without them.
+#[cfg(not(feature = "aws"))]
+#[allow(clippy::unused_async, reason = "the same shape as with the feature")]
+pub(crate) async fn cloud(config: &Config, _: bool, _: Metrics) -> anyhow::Result<BackEnds> {
     anyhow::bail!(
         "this build has no back end for RUNS_FLEET_MODE={}: it runs jobs on one machine only. \
-         Start `runs-fleet-server local`, or use a build with the cloud back ends",
+         Start `runs-fleet-server local`, or use a build with the feature `aws`",
         config.mode.as_str()
     )
 }
@@ -82,6 +103,7 @@ pub(crate) async fn local(
         runners: db::Runners::new(Arc::clone(&table), Arc::clone(&clock)),
         markers: db::Markers::new(table, Arc::clone(&clock)),
         main: Arc::clone(&main),
+        dead_letters: Some(Arc::clone(&dead_letters)),
         compute: Arc::new(compute),
         hand_over: Arc::new(FileHandOver::new(layout.hand_overs())),
         github: Arc::new(github.with_metrics(metrics.clone())),
@@ -94,10 +116,20 @@ pub(crate) async fn local(
         admin::WatchedQueue { queue: main, dead_letters: Some(dead_letters) },
         admin::WatchedQueue { queue: Arc::clone(&reports), dead_letters: None },
     ];
-    Ok(BackEnds { settings, reports, queues, secrets: secrets(config)?, ports, alone: true })
+    Ok(BackEnds {
+        settings,
+        reports: Some(reports),
+        events: None,
+        webhooks: None,
+        queues,
+        secrets: secrets(config)?,
+        ports,
+        alone: true,
+        upkeep: Vec::new(),
+    })
 }
 
-fn client(config: &Config, clock: &Arc<dyn Clock>, rng: &Arc<dyn Rng>) -> anyhow::Result<Client> {
+pub(crate) fn client(config: &Config, clock: &Arc<dyn Clock>, rng: &Arc<dyn Rng>) -> anyhow::Result<Client> {
     let app = config.github.app.as_ref().context("no GitHub App is configured: RUNS_FLEET_GITHUB_APP_ID is not set")?;
     let client = ClientConfig {
         app_id: app.id,
@@ -109,13 +141,13 @@ fn client(config: &Config, clock: &Arc<dyn Clock>, rng: &Arc<dyn Rng>) -> anyhow
     Ok(Client::new(&client, exchange, Arc::clone(clock), Arc::clone(rng))?)
 }
 
-fn secrets(config: &Config) -> anyhow::Result<Secrets> {
+pub(crate) fn secrets(config: &Config) -> anyhow::Result<Secrets> {
     let current = config.github.webhook_secret.clone().context("RUNS_FLEET_GITHUB_WEBHOOK_SECRET is not set")?;
     anyhow::ensure!(!current.expose_secret().is_empty(), "the webhook secret is empty");
     Ok(Secrets { current, previous: config.github.webhook_secret_previous.clone() })
 }
 
-fn settings(config: &Config, ports: &Ports) -> anyhow::Result<Settings> {
+pub(crate) fn settings(config: &Config, ports: &Ports) -> anyhow::Result<Settings> {
     let mut timings = Timings::PRODUCTION.divided(config.tuning.time_divisor);
     timings.confirm = config.tuning.confirm / config.tuning.time_divisor.max(1);
     let aliases = match config.github.label_aliases.as_str() {
@@ -136,6 +168,11 @@ fn settings(config: &Config, ports: &Ports) -> anyhow::Result<Settings> {
         },
         rerun_interrupted: config.github.rerun_interrupted_jobs,
         max_runtime: config.tuning.max_runtime,
+        batch_max: config.fleet.as_ref().map_or(Settings::BATCH_MAX, |fleet| fleet.batch_max as usize),
+        batch_linger: config.fleet.as_ref().map_or(Settings::BATCH_LINGER, |fleet| fleet.batch_linger),
+        report_tokens: config.cache.secret.clone().map(ReportTokens::new),
+        require_report_token: config.tuning.termination_require_token,
+        account: None,
         hand_over: mint::Settings {
             runner_group: config.github.runner_group.clone().unwrap_or_default(),
             max_runtime_minutes: minutes(config.tuning.max_runtime),

@@ -23,6 +23,9 @@ pub(crate) enum Command {
     Local(Local),
     /// Checks the configuration in the environment and reports every problem at once.
     CheckConfig(CheckConfig),
+    /// Lists, or creates, the tables and queues that an AWS account needs.
+    #[cfg(feature = "aws")]
+    Setup(Setup),
     /// Explains what a job with these labels would get.
     Labels(Labels),
     /// Says in one sentence what a job waits for, and shows its timeline.
@@ -92,6 +95,23 @@ pub(crate) struct CheckConfig {
     /// Print every variable there is, as Markdown, and exit.
     #[arg(long)]
     pub(crate) print_reference: bool,
+}
+
+#[cfg(feature = "aws")]
+#[derive(Debug, Args)]
+pub(crate) struct Setup {
+    /// Print what is needed, and change nothing. The default.
+    #[arg(long, conflicts_with = "create")]
+    pub(crate) print: bool,
+    /// Create what is missing, for development and tests, and print the server's variables. May be repeated.
+    #[arg(long)]
+    pub(crate) create: bool,
+    /// Every name begins so.
+    #[arg(long, value_name = "NAME", default_value = "runs-fleet")]
+    pub(crate) name_prefix: String,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

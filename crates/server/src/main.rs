@@ -1,5 +1,7 @@
 //! `runs-fleet-server`: GitHub Actions jobs on your own machines. See `--help`, or the README.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod back_ends;
 mod cli;
 mod commands;
@@ -9,6 +11,8 @@ mod listener;
 mod local;
 mod observe;
 mod serve;
+#[cfg(feature = "aws")]
+mod setup;
 
 use std::process::ExitCode;
 
@@ -26,6 +30,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "local")]
         Command::Local(options) => local::main(options),
         Command::CheckConfig(options) => commands::check_config(&options),
+        #[cfg(feature = "aws")]
+        Command::Setup(options) => setup::main(&options),
         Command::Labels(options) => commands::labels(&options),
         Command::Why(options) => commands::why(&options),
         Command::Healthcheck => commands::healthcheck(),

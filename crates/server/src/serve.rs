@@ -9,9 +9,9 @@ use admin::{About, Access, AdminState, ConfigWarning, WatchedQueue};
 use anyhow::Context;
 use axum::Router;
 use config::{Config, Loaded, SystemFiles};
-use dispatch::{Dispatch, Reports, Worker, sweeps};
+use dispatch::{Dispatch, Events, Reports, Webhooks, Worker, sweeps};
 use domain::clock::{Clock, SystemClock};
-use queue::{Consumer, ConsumerConfig};
+use queue::{Consumer, ConsumerConfig, Handler, Queue};
 use secrecy::ExposeSecret;
 use telemetry::logging::{self, LogConfig};
 use telemetry::{Metrics, Redactor};
@@ -26,8 +26,8 @@ use crate::http::{self, Health};
 use crate::observe::{self, Observed};
 use crate::{cli, commands};
 
-/// Reports handled at the same time.
-const REPORTS: usize = 10;
+/// Reports, events, and webhooks of a gateway handled at the same time, each.
+const SIGNALS: usize = 10;
 /// Between ticks of the watchdog behind `/health`.
 const TICK: Duration = Duration::from_secs(1);
 /// How long open HTTP requests may take once nobody routes here any more.
@@ -83,7 +83,7 @@ pub(crate) fn main(options: &cli::Serve) -> anyhow::Result<ExitCode> {
                 let agents = crate::local::agent_environment(dir, &env);
                 back_ends::local(&config, dir, agents, options.simulated_github, metrics.clone()).await?
             }
-            _ => back_ends::cloud(&config)?,
+            _ => back_ends::cloud(&config, simulated(options), metrics.clone()).await?,
         };
         run(&config, config_warnings(&loaded), back_ends, metrics).await
     });
@@ -93,6 +93,16 @@ pub(crate) fn main(options: &cli::Serve) -> anyhow::Result<ExitCode> {
     // What did not end in time is listed in the log; its messages and leases bring the work back.
     runtime.shutdown_timeout(HTTP_CLOSE);
     Ok(if clean? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(feature = "local")]
+fn simulated(options: &cli::Serve) -> bool {
+    options.simulated_github
+}
+
+#[cfg(not(feature = "local"))]
+fn simulated(_: &cli::Serve) -> bool {
+    false
 }
 
 fn log_config(config: &Config) -> LogConfig {
@@ -115,7 +125,7 @@ async fn run(
     back_ends: BackEnds,
     metrics: Metrics,
 ) -> anyhow::Result<bool> {
-    let BackEnds { ports, settings, reports, queues, secrets, alone } = back_ends;
+    let BackEnds { ports, settings, reports, events, webhooks, queues, secrets, alone, upkeep } = back_ends;
     let timings = settings.timings;
     let divisor = config.tuning.time_divisor;
     let (main, rng, clock) = (Arc::clone(&ports.main), Arc::clone(&ports.rng), Arc::clone(&ports.clock));
@@ -140,16 +150,25 @@ async fn run(
     let (stop, close) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = JoinSet::new();
     let worker = Arc::new(Worker { dispatch: Arc::clone(&dispatch), secrets: secrets.clone() });
-    let permits = config.tuning.dispatch_concurrency;
-    // The attempt bounds itself; the consumer's deadline is the net below it.
-    let mut consuming = ConsumerConfig::new(permits).divided(divisor);
+    // An attempt bounds itself; the consumer's deadline is the net below it.
+    let mut consuming = ConsumerConfig::new(config.tuning.dispatch_concurrency).divided(divisor);
     consuming.deadline = timings.process + timings.cleanup * 2;
-    tasks.spawn(
-        Consumer::observed(main, consuming.clone(), worker, Arc::clone(&rng), observer.clone()).run(stop.clone()),
-    );
-    let consuming = ConsumerConfig { permits: REPORTS, ..consuming };
-    let handler = Arc::new(Reports(Arc::clone(&dispatch)));
-    tasks.spawn(Consumer::observed(reports, consuming, handler, rng, observer).run(stop.clone()));
+    let signals: [(Option<Arc<dyn Queue>>, Arc<dyn Handler>); 3] = [
+        (reports, Arc::new(Reports(Arc::clone(&dispatch)))),
+        (events, Arc::new(Events(Arc::clone(&dispatch)))),
+        (webhooks, Arc::new(Webhooks(Arc::clone(&worker)))),
+    ];
+    for (queue, handler) in signals {
+        let Some(queue) = queue else { continue };
+        let consuming = ConsumerConfig { permits: SIGNALS, ..consuming.clone() };
+        let consumer = Consumer::observed(queue, consuming, handler, Arc::clone(&rng), observer.clone());
+        tasks.spawn(consumer.run(stop.clone()));
+    }
+    tasks.spawn(Consumer::observed(main, consuming, worker, rng, observer).run(stop.clone()));
+    let mut keeping = JoinSet::new();
+    for task in upkeep {
+        keeping.spawn(task);
+    }
     tasks.spawn(sweeps::run(Arc::clone(&dispatch), stop.clone()));
     let watched: Vec<_> =
         queues.iter().flat_map(|q| [Some(Arc::clone(&q.queue)), q.dead_letters.clone()]).flatten().collect();
@@ -170,13 +189,18 @@ async fn run(
     info!(event = "server_draining", "draining: readiness is off, nothing new is received");
     health.drain();
     stop.cancel();
+    dispatch.drain();
     tokio::select! {
         () = tokio::time::sleep(config.core.shutdown_drain_delay) => {}
         () = second_signal() => {}
     }
     close.cancel();
     let limit = timings.process + Duration::from_secs(10);
-    let drained = async { while tasks.join_next().await.is_some() {} };
+    let drained = async {
+        while tasks.join_next().await.is_some() {}
+        dispatch.finish().await;
+        keeping.shutdown().await;
+    };
     let clean = tokio::select! {
         done = tokio::time::timeout(limit, drained) => done.is_ok(),
         () = second_signal() => false,

@@ -1,8 +1,8 @@
 //! The map of the workspace, enforced: which crates exist, in which row each stands, and what may know what.
 //!
 //! The picture, and what every crate is for, is in `docs/ARCHITECTURE.md`. All kinds of dependencies follow the rows,
-//! those of tests too: a test that needs more of the system belongs to a crate that stands higher. The one exception is
-//! the world outside: its simulation knows nothing but the vocabulary, and any crate may be tested in it.
+//! those of tests too: a test that needs more of the system belongs to a crate that stands higher. The exceptions are the
+//! worlds outside: any crate may be tested in the simulation, and the emulator of AWS is for nothing but tests.
 
 #![allow(clippy::expect_used, reason = "tests")]
 
@@ -14,7 +14,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 /// Every crate that may exist, by its folder's name, from the bottom up. A new one needs a row, and a reason.
 const ROWS: [&[&str]; 8] = [
-    &["domain"],
+    &["domain", "emulator"],
     &["config", "telemetry"],
     &["db", "queue", "provider"],
     &["fleet", "github", "coordinator"],
@@ -86,6 +86,7 @@ fn dependencies_point_down() {
         for dependency in package.dependencies.iter().filter(|dependency| dependency.path.is_some()) {
             let (from, to) = (short(&package.name), short(&dependency.name));
             let a_test_s_world = dependency.kind == DependencyKind::Development && to == "simulation";
+            assert!(to != "emulator" || dependency.kind == DependencyKind::Development, "{from} ships an emulator");
             assert!(a_test_s_world || allowed(from, to), "{from} must not know {to}: see the rows");
             arrows += 1;
         }
@@ -127,6 +128,17 @@ fn the_agent_knows_no_cloud_sdk() {
     assert!(agent.iter().any(|name| name == "domain"), "the graph was read: {agent:?}");
     let clouds: Vec<_> = agent.into_iter().filter(|name| of_a_cloud(name)).collect();
     assert!(clouds.is_empty(), "the agent shares the machine with a job and signs its few calls itself: {clouds:?}");
+}
+
+#[test]
+fn one_crate_pays_for_the_ec2_sdk() {
+    let payers: Vec<_> = metadata()
+        .workspace_packages()
+        .iter()
+        .filter(|package| package.dependencies.iter().any(|dependency| dependency.name == "aws-sdk-ec2"))
+        .map(|package| package.name.to_string())
+        .collect();
+    assert_eq!(payers, ["fleet"], "it takes minutes to compile");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! * [`github::http`] — the same GitHub over HTTP: REST paths, App authentication, signed webhooks.
 //! * [`runner`] — the stand-in for the Actions runner: a tarball and the program inside it.
 //! * [`load`] — submits jobs and waits for their ends.
+//! * [`cloud`] — an EC2 in memory: fleets, client tokens, capacity, lost answers.
 //! * [`chance`] — seeded randomness, so that a run can be repeated.
 //!
 //! Properties wanted: the model is the only place that decides; the same seed, calls and instants give the same
@@ -14,6 +15,7 @@
 
 pub mod chance;
 mod client;
+pub mod cloud;
 pub mod github;
 pub mod load;
 pub mod runner;

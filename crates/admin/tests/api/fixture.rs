@@ -107,6 +107,7 @@ impl Fleet {
             runners: Runners::new(store.clone(), Arc::clone(&clock)),
             markers: Markers::new(store, Arc::clone(&clock)),
             main: Arc::clone(&main),
+            dead_letters: None,
             compute: machines.clone(),
             hand_over: Arc::new(Nothing),
             github: Arc::new(github),
@@ -124,6 +125,11 @@ impl Fleet {
             rerun_interrupted: true,
             max_runtime: Duration::from_secs(6 * 3600),
             hand_over: mint::Settings { server_url: "https://github.com".to_owned(), ..mint::Settings::default() },
+            batch_max: Settings::BATCH_MAX,
+            batch_linger: Settings::BATCH_LINGER,
+            report_tokens: None,
+            require_report_token: false,
+            account: None,
         };
         let state = AdminState {
             dispatch: Dispatch::new(ports, settings),

@@ -1,7 +1,7 @@
 use domain::handover::{Credential, HandOver};
 use domain::ids::JobId;
 
-use super::{assignment, fingerprint, stale, unusable};
+use super::{assignment, fingerprint, outdated, stale, unusable};
 
 fn document() -> HandOver {
     HandOver {
@@ -53,4 +53,17 @@ fn a_job_id_that_is_none_stays_unknown() {
     assert_eq!(assignment(&document()).job, JobId::new(7));
     assert_eq!(assignment(&HandOver { job_id: "x".to_owned(), ..document() }).job, None);
     assert_eq!(assignment(&HandOver { max_runtime_minutes: Some(0), ..document() }).max_runtime, None);
+}
+
+#[test]
+fn what_an_earlier_life_was_given_is_left_alone() {
+    let at = |minute: i64| domain::clock::Timestamp::from_second(1_700_000_000 + minute * 60).unwrap();
+    let written = |minute| HandOver { created_at: Some(at(minute)), ..document() };
+    let fresh = |minute, boot: Option<i64>| outdated(&written(minute), at(0), boot.map(at)).is_none();
+    assert!(fresh(-60, None), "to the minute");
+    assert!(!fresh(-61, None));
+    assert!(fresh(-30, Some(-20)), "it may be written before the machine starts");
+    assert!(!fresh(-31, Some(-20)));
+    assert!(fresh(10, Some(-20)), "its writer's clock is ahead");
+    assert_eq!(outdated(&document(), at(0), Some(at(0))), None, "nothing is known against it");
 }

@@ -12,7 +12,7 @@
 //!
 //! Properties: exactly one completion report per claimed hand-over; the first cause of an end decides, later ones
 //! change nothing; at most one `started`, and never one for a runner that died before it was up; every wait has a
-//! deadline.
+//! deadline; a machine is only left standing when an agent without work was told to go.
 
 mod reports;
 mod run;
@@ -114,7 +114,9 @@ impl Agent {
                 let claim = Claim::new(*assignment, Moment { wall: claimed_at, ..now });
                 self.failed(now, &claim, reason)
             }
-            Input::NobodyCame | Input::Signal(_) => finish(None, 0),
+            Input::NobodyCame => finish(None, 0),
+            // A spare that is being stopped: ending its machine would destroy what the pool wants to keep.
+            Input::Signal(_) => vec![Action::Finish { report: None, code: 0, spare_machine: true }],
             Input::Panicked(_) => finish(None, 1),
             _ => {
                 self.state = State::Standby;
@@ -237,7 +239,7 @@ impl Agent {
 }
 
 fn finish(report: Option<AgentReport>, code: u8) -> Vec<Action> {
-    vec![Action::Finish { report: report.map(Box::new), code }]
+    vec![Action::Finish { report: report.map(Box::new), code, spare_machine: false }]
 }
 
 #[cfg(test)]

@@ -125,12 +125,15 @@ pub enum Action {
     Terminate,
     /// SIGKILL to everything the runner started.
     Kill,
-    /// End: leave no process and no credential, send the report, clean up, exit with the code. The last action.
+    /// End: leave no process and no credential, send the report, end the machine, clean up, exit with the code. The
+    /// last action.
     Finish {
         /// The completion.
         report: Option<Box<AgentReport>>,
         /// Exit code of the agent.
         code: u8,
+        /// Leave the machine to whoever told the agent to go: it is unused and may be wanted again.
+        spare_machine: bool,
     },
 }
 

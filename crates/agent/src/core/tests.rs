@@ -55,7 +55,7 @@ fn running() -> Agent {
 
 fn report_of(actions: &[Action]) -> AgentReport {
     match actions {
-        [.., Action::Finish { report: Some(report), code: 0 }] => (**report).clone(),
+        [.., Action::Finish { report: Some(report), code: 0, spare_machine: false }] => (**report).clone(),
         other => panic!("no completion in {other:?}"),
     }
 }
@@ -193,7 +193,7 @@ fn a_signal_stops_after_grace_and_a_second_one_at_once() {
 #[test]
 fn a_signal_means_nothing_before_a_hand_over_and_interrupts_after_it() {
     let unused = agent().handle(at(1), Input::Signal(Signal::Terminate));
-    assert_eq!(unused, [Action::Finish { report: None, code: 0 }]);
+    assert_eq!(unused, [Action::Finish { report: None, code: 0, spare_machine: true }]);
 
     let mut preparing = agent();
     preparing.handle(at(2), Input::Found(Box::new(assignment())));
@@ -307,8 +307,9 @@ fn what_cannot_run_is_reported_once() {
 
 #[test]
 fn nobody_came() {
-    assert_eq!(agent().handle(at(900), Input::NobodyCame), [Action::Finish { report: None, code: 0 }]);
-    assert_eq!(agent().handle(at(1), Input::Panicked("oh".to_owned())), [Action::Finish { report: None, code: 1 }]);
+    let end = |code| [Action::Finish { report: None, code, spare_machine: false }];
+    assert_eq!(agent().handle(at(900), Input::NobodyCame), end(0));
+    assert_eq!(agent().handle(at(1), Input::Panicked("oh".to_owned())), end(1));
 }
 
 fn any_input() -> impl Strategy<Value = Input> {
@@ -356,7 +357,8 @@ proptest! {
                     }
                     Action::Terminate => terms += 1,
                     Action::Kill => kills += 1,
-                    Action::Finish { report, .. } => {
+                    Action::Finish { report, spare_machine, .. } => {
+                        prop_assert!(!(claimed && spare_machine), "a used machine ends");
                         ends += 1;
                         completions += usize::from(report.is_some());
                     }

@@ -60,7 +60,9 @@ async fn standby(
         slow: Duration::from_secs(5),
     };
     let log = Log::new(Arc::new(SystemClock));
-    let outcome = wait(&store, &"i-1".into(), consumed, cadence, begun + cadence.deadline, &Half, &log).await;
+    let key = "i-1".into();
+    let stale = |document: &Document, print: &str| crate::claim::stale(document, print, &key, consumed);
+    let outcome = wait(&store, &key, &stale, cadence, begun + cadence.deadline, &Half, &log).await;
     let polls = store.polls.lock().unwrap().clone();
     (outcome, polls)
 }
@@ -113,4 +115,25 @@ async fn unreadable_content_is_believed_the_third_time() {
     assert_eq!(polls.len(), 3);
     let (outcome, _) = standby(&[], move |now| if now < 2 { broken() } else { Ok(Some(document("a"))) }).await;
     assert!(matches!(outcome, Outcome::Found(..)), "a writer may still be at it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_counts_only_as_the_last_word() {
+    let denied = || Err(Error::Deployment("denied (AccessDeniedException)".to_owned()));
+    let (outcome, _) = standby(&[], move |_| denied()).await;
+    assert!(matches!(outcome, Outcome::Denied(reason) if reason == "denied (AccessDeniedException)"));
+    let (outcome, _) = standby(&[], move |now| if now < 50 { denied() } else { Ok(None) }).await;
+    assert!(matches!(outcome, Outcome::NobodyCame), "access was given, and nothing was there");
+    let down = || Err(Error::Transient("down".to_owned()));
+    let (outcome, _) = standby(&[], move |now| if now < 50 { denied() } else { down() }).await;
+    assert!(matches!(outcome, Outcome::Denied(_)), "what does not answer takes nothing back");
+    let (outcome, _) = standby(&[], move |now| if now < 50 { denied() } else { Ok(Some(document("a"))) }).await;
+    assert!(matches!(outcome, Outcome::Found(..)), "it was not there yet");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_asked_less_and_less() {
+    let (_, polls) = standby(&[], |_| Err(Error::Transient("throttled".to_owned()))).await;
+    let millis: Vec<u128> = polls.iter().map(Duration::as_millis).collect();
+    assert_eq!(millis[..5], [0, 1_000, 2_000, 4_000, 9_000], "never below the cadence, never above five seconds");
 }

@@ -1,4 +1,4 @@
-use super::{Phase, Recovery, State, StateFile, recovery};
+use super::{Phase, Recovery, State, StateFile, boot_time, recovery};
 
 #[test]
 fn the_recovery_table() {
@@ -32,4 +32,19 @@ fn the_file_is_whole_private_and_readable_again() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     std::fs::write(&path, "{").unwrap();
     assert!(file.read().is_err(), "broken content is not the same as none");
+}
+
+#[test]
+fn the_kernel_says_when_it_started_or_nothing() {
+    let now = domain::clock::Timestamp::from_second(1_700_000_000).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let boot = |uptime: &str| {
+        std::fs::write(dir.path().join("uptime"), uptime).unwrap();
+        boot_time(dir.path(), now).map(|at| at.as_second())
+    };
+    assert_eq!(boot("100.00 50.00\n"), Some(1_699_999_900));
+    for unknown in ["", "0.00 0.00", "-1 0", "nan 0", "1e300 0"] {
+        assert_eq!(boot(unknown), None, "{unknown}");
+    }
+    assert_eq!(boot_time(&dir.path().join("none"), now), None);
 }

@@ -36,7 +36,7 @@ impl Key {
             Error::Invalid(format!("{}.{} must be a whole number or a non-empty text", table.name, table.key))
         })
     }
-    fn to_value(&self) -> Value {
+    pub(crate) fn to_value(&self) -> Value {
         match self {
             Self::N(number) => Value::N(*number),
             Self::S(text) => Value::S(text.clone()),
@@ -137,7 +137,7 @@ pub(crate) fn plan(
     Ok(if lost { Outcome::Lost } else { Outcome::Applied(effects) })
 }
 
-fn address(write: &Write) -> Result<(&'static Schema, Key), Error> {
+pub(crate) fn address(write: &Write) -> Result<(&'static Schema, Key), Error> {
     let (table, value) = match write {
         Write::Put { table, item, .. } => {
             let missing = || Error::Invalid(format!("the row has no {}", table.key));
@@ -148,8 +148,8 @@ fn address(write: &Write) -> Result<(&'static Schema, Key), Error> {
     Ok((table, Key::of(table, value)?))
 }
 
-/// The row after the update; unnamed attributes survive.
-fn updated(table: &Schema, key: &Key, row: Option<&Item>, update: Update) -> Result<Item, Error> {
+/// Refuses an update that names an attribute twice, or the key.
+pub(crate) fn named_once(table: &Schema, update: &Update) -> Result<(), Error> {
     let mut named = BTreeSet::new();
     let names = update.set.keys().chain(update.set_if_absent.keys()).chain(update.add.keys()).chain(&update.remove);
     for name in names {
@@ -160,6 +160,12 @@ fn updated(table: &Schema, key: &Key, row: Option<&Item>, update: Update) -> Res
             return Err(Error::Invalid(format!("an update names {}.{name} twice", table.name)));
         }
     }
+    Ok(())
+}
+
+/// The row after the update; unnamed attributes survive.
+pub(crate) fn updated(table: &Schema, key: &Key, row: Option<&Item>, update: Update) -> Result<Item, Error> {
+    named_once(table, &update)?;
     let mut item = row.cloned().unwrap_or_default();
     item.insert(table.key.to_owned(), key.to_value());
     for name in &update.remove {
@@ -189,7 +195,7 @@ fn sum(to: Option<&Value>, by: &Value) -> Option<Value> {
 }
 
 /// The row in its stored form, if the rules of every back end allow it.
-fn checked(table: &Schema, mut item: Item) -> Result<Item, Error> {
+pub(crate) fn checked(table: &Schema, mut item: Item) -> Result<Item, Error> {
     for value in item.values_mut() {
         canonical(value).ok_or_else(|| Error::Invalid(format!("a row of {} holds a non-number", table.name)))?;
     }
@@ -213,7 +219,7 @@ fn checked(table: &Schema, mut item: Item) -> Result<Item, Error> {
 
 /// Numbers have one stored form each; `None` for what is not a number at all.
 #[allow(clippy::cast_possible_truncation, reason = "checked to be whole and below 2^53")]
-fn canonical(value: &mut Value) -> Option<()> {
+pub(crate) fn canonical(value: &mut Value) -> Option<()> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match value {
         Value::F(number) if !number.is_finite() => None,

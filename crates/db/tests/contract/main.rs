@@ -5,6 +5,9 @@
 //! * [`rows`] — pools, claims, locks, markers.
 //! * [`model`] — random histories: every back end answers like a plain map.
 //! * [`legacy`] — rows the Go implementation left behind.
+//! * [`circuits`] — the circuit breakers.
+//! * `emulated`, `double`, `setup` — DynamoDB: emulated for all of the above, scripted for what goes wrong, and its
+//!   tables.
 //! * [`file`] — the SQLite file: one process, newer layouts, damage, reading beside a writer.
 //! * [`crash`] — the SQLite file after `kill -9`.
 
@@ -19,12 +22,19 @@ use db::{Memory, Sqlite};
 use domain::clock::{Clock, Timestamp};
 use domain::testing::at;
 
+mod circuits;
 mod crash;
+#[cfg(feature = "aws")]
+mod double;
+#[cfg(feature = "aws")]
+mod emulated;
 mod file;
 mod legacy;
 mod model;
 mod records;
 mod rows;
+#[cfg(feature = "aws")]
+mod setup;
 mod table;
 
 /// A clock that stands still until it is told otherwise.
@@ -58,6 +68,8 @@ pub(crate) struct BackEnd {
 enum Kind {
     Memory(Arc<Memory>),
     Sqlite(tempfile::TempDir),
+    #[cfg(feature = "aws")]
+    Dynamo(db::TableNames),
 }
 
 impl BackEnd {
@@ -68,6 +80,8 @@ impl BackEnd {
     /// Stores a row behind the back of the checks, as another implementation may have left it.
     pub(crate) fn restore(&self, table: &'static Schema, item: Item) {
         match &self.kind {
+            #[cfg(feature = "aws")]
+            Kind::Dynamo(names) => emulated::restore(names.of(table).expect("named"), table.key, &item),
             Kind::Memory(memory) => memory.restore(table, item).expect("a key"),
             Kind::Sqlite(directory) => {
                 let file = rusqlite::Connection::open(directory.path().join(FILE)).expect("a store");
@@ -85,8 +99,8 @@ impl BackEnd {
     }
 }
 
-/// Every back end, empty, with the given tables.
-pub(crate) fn back_ends_with(tables: &[&'static Schema]) -> Vec<BackEnd> {
+/// Every local back end, empty, with the given tables.
+pub(crate) fn local_back_ends_with(tables: &[&'static Schema]) -> Vec<BackEnd> {
     let clock = TestClock::new();
     let store = Arc::new(Memory::new(Arc::clone(&clock) as Arc<dyn Clock>));
     let table = Arc::clone(&store) as Arc<dyn Table>;
@@ -96,6 +110,23 @@ pub(crate) fn back_ends_with(tables: &[&'static Schema]) -> Vec<BackEnd> {
     let store = Sqlite::open_with(&path, Arc::clone(&clock) as Arc<dyn Clock>, tables).expect("a new store");
     let sqlite = BackEnd { name: "sqlite", table: Arc::new(store), clock, kind: Kind::Sqlite(directory) };
     vec![memory, sqlite]
+}
+
+/// Every back end, empty, with the given tables.
+pub(crate) fn back_ends_with(tables: &[&'static Schema]) -> Vec<BackEnd> {
+    #[cfg(feature = "aws")]
+    return local_back_ends_with(tables).into_iter().chain([dynamo_with(tables)]).collect();
+    #[cfg(not(feature = "aws"))]
+    local_back_ends_with(tables)
+}
+
+/// DynamoDB, emulated, with the given tables.
+#[cfg(feature = "aws")]
+pub(crate) fn dynamo_with(tables: &[&'static Schema]) -> BackEnd {
+    let (clock, names) = (TestClock::new(), emulated::names(tables));
+    emulated::make(tables, &names);
+    let table = Arc::new(emulated::dynamo(names.clone(), &clock));
+    BackEnd { name: "dynamodb", table, clock, kind: Kind::Dynamo(names) }
 }
 
 /// Every back end with our own tables.

@@ -1,6 +1,6 @@
 use db::table::{Cond, Error, Index, Item, MAX_ITEM, Outcome, Query, Schema, Update, Value, Write};
 
-use crate::{BackEnd, back_ends_with, row};
+use crate::{BackEnd, back_ends_with, local_back_ends_with, row};
 
 /// Every attribute is named with a word that DynamoDB reserves: back ends must not care (D34).
 static T: Schema = Schema {
@@ -51,7 +51,8 @@ async fn a_put_replaces_the_whole_row() {
 
 #[tokio::test]
 async fn keys_of_both_kinds_are_different_rows() {
-    for back in back_ends() {
+    // DynamoDB fixes the kind of a key: there is nothing to tell apart.
+    for back in local_back_ends_with(&[&T, &U]) {
         put(&back, row([("key", 7_i64.into()), ("kind", "number".into())])).await;
         put(&back, row([("key", "7".into()), ("kind", "text".into())])).await;
         let found = back.table.get(&T, &Value::N(7)).await.expect("an answer").expect("a row");
@@ -158,17 +159,18 @@ async fn what_can_never_succeed_is_refused() {
 async fn an_index_is_sparse_ordered_and_complete() {
     for back in back_ends() {
         // Equal times are ordered by key; the store keeps the index through updates.
+        let key = |number: i64| Value::from(format!("{number:04}"));
         for number in 0..300_i64 {
             let status = if number % 3 == 0 { "other" } else { "open" };
-            let item = row([("key", number.into()), ("status", status.into()), ("timestamp", (number / 10).into())]);
+            let item = row([("key", key(number)), ("status", status.into()), ("timestamp", (number / 10).into())]);
             put(&back, item).await;
         }
-        put(&back, row([("key", 1000_i64.into()), ("status", "open".into())])).await;
+        put(&back, row([("key", key(1000)), ("status", "open".into())])).await;
         let moved = Update::default().set("status", "open").set("timestamp", 0_i64);
-        assert!(back.table.update(&T, &Value::N(297), moved, Cond::Always).await.expect("allowed").is_applied());
+        assert!(back.table.update(&T, &key(297), moved, Cond::Always).await.expect("allowed").is_applied());
         let left = Update::default().remove("timestamp");
-        assert!(back.table.update(&T, &Value::N(1), left, Cond::Always).await.expect("allowed").is_applied());
-        assert!(back.table.delete(&T, &Value::N(2), Cond::Always).await.expect("allowed").is_applied());
+        assert!(back.table.update(&T, &key(1), left, Cond::Always).await.expect("allowed").is_applied());
+        assert!(back.table.delete(&T, &key(2), Cond::Always).await.expect("allowed").is_applied());
 
         let mut expected: Vec<(i64, i64)> =
             (0..300).filter(|n| n % 3 != 0 && *n > 2).map(|n| (n / 10, n)).chain([(0, 297)]).collect();
@@ -176,7 +178,8 @@ async fn an_index_is_sparse_ordered_and_complete() {
         let keys = async |query: Query| -> Vec<i64> {
             let rows = back.table.query(&T, query.clone()).await.expect("an answer");
             assert_eq!(back.table.count(&T, query).await.expect("an answer"), rows.len());
-            rows.iter().map(|row| if let Value::N(key) = row["key"] { key } else { panic!("{row:?}") }).collect()
+            let number = |row: &Item| if let Value::S(key) = &row["key"] { key.parse().ok() } else { None };
+            rows.iter().map(|row| number(row).expect("a key of ours")).collect()
         };
         let all: Vec<i64> = expected.iter().map(|(_, key)| *key).collect();
         let open = Query::of("by-status", "open");

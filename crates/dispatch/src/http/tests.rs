@@ -192,6 +192,7 @@ impl Site {
             runners: Runners::new(Arc::clone(&table), Arc::clone(&clock)),
             markers: Markers::new(table, Arc::clone(&clock)),
             main: Arc::new(main),
+            dead_letters: None,
             compute: Arc::new(Unasked),
             hand_over: Arc::new(Unasked),
             github: Arc::new(client),
@@ -209,6 +210,11 @@ impl Site {
             rerun_interrupted: true,
             max_runtime: Duration::from_secs(3600),
             hand_over: mint::Settings::default(),
+            batch_max: Settings::BATCH_MAX,
+            batch_linger: Settings::BATCH_LINGER,
+            report_tokens: None,
+            require_report_token: false,
+            account: None,
         };
         let dispatch = Dispatch::new(ports, settings);
         let secrets = Secrets { current: SecretString::from(secret), previous: None };

@@ -4,6 +4,7 @@
 //! from an index, reads each again consistently, goes on past single failures, and reports an error if any step
 //! failed: a sweep that never succeeds must not look healthy. "Cannot tell" counts as alive.
 
+mod dead_letters;
 mod lost;
 mod pending;
 mod recovery;
@@ -100,6 +101,8 @@ sweeps! {
     Redelivery, redeliver_webhooks, redelivery;
     /// Jobs queued at GitHub that we never heard of.
     QueuedScan, scan_queued, queued_scan;
+    /// Wake-ups that were delivered in vain too often.
+    DeadLetters, dead_letters, dead_letters;
 }
 
 /// Runs every sweep on its own period until `shutdown`; a run in flight is finished. Between runs it sleeps.

@@ -15,6 +15,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod announcements;
+mod batches;
 mod chaos;
 mod crash;
 mod life;

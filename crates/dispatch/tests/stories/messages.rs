@@ -179,3 +179,53 @@ async fn an_hour_without_any_process_costs_an_hour() {
     world.must_be_served(waiting).await;
     world.must_be_served(unheard).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_wakes_a_forgotten_job_and_no_message_goes_round() {
+    let world = World::new();
+    world.machines.change(|nature| (nature.no_spot, nature.no_on_demand) = (true, true));
+    let job = world.queue_job();
+    world.until("it is in back-off", minutes(5), async |w| w.reads(job, |job| job.not_before.is_some()).await).await;
+    let body = world.job(job).await.next_message().unwrap().encode();
+    let letter = |n: u32| Message {
+        body: body.clone(),
+        group: format!("g{n}"),
+        dedup: format!("d{n}"),
+        attributes: BTreeMap::new(),
+    };
+    let before = world.machines.orders().len();
+    for n in 0..30 {
+        world.dead_letters.send(letter(n)).await.unwrap();
+        world.pass(minutes(1)).await;
+    }
+    let tried = world.machines.orders().len() - before;
+    assert!(tried <= 10, "{tried} launches in half an hour: the record's back-off decides, not the letters");
+    world.until("the letters are gone", minutes(3), async |w| w.dead_letters().await == 0).await;
+    assert!(world.messages().await <= 1, "no letter became a message of its own");
+    world.machines.change(|nature| nature.no_on_demand = false);
+    world.settle_down(minutes(30)).await;
+    world.must_be_served(job).await;
+    // The job is over: whatever still comes is dropped.
+    let launched = world.launched().len();
+    world.dead_letters.send(letter(100)).await.unwrap();
+    world.until("it is gone", minutes(3), async |w| w.dead_letters().await == 0).await;
+    assert_eq!(world.launched().len(), launched);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_only_a_dead_letter_knows_is_served_unless_github_has_ended_it() {
+    let mut world = World::empty();
+    world.boot_without_sweeps();
+    world.weather.down(Port::Store);
+    let (wanted, over) = (world.queue_job(), world.queue_job());
+    // Kept and delivered again until the queue has enough of it.
+    world.until("both are dead letters", minutes(30), async |w| w.dead_letters().await == 2).await;
+    world.kill().await;
+    world.weather.up(Port::Store);
+    world.github.cancel(world.run_of(over));
+    world.boot();
+    world.settle_down(minutes(60)).await;
+    world.must_be_served(wanted).await;
+    world.must_have_launched(1);
+    assert_eq!(world.dead_letters().await, 0);
+}

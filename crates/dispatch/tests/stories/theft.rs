@@ -73,7 +73,7 @@ async fn the_thief_s_own_launch_serves_the_robbed_job() {
     let world = World::of_thieves();
     let robbed = world.queue_job();
     world.until_state(robbed, JobState::Launched, minutes(1)).await;
-    world.machines.change(|nature| nature.launch_takes = seconds(15));
+    world.machines.change(|nature| nature.launch_takes = seconds(10));
     let thief = world.queue_job();
     world.until("the thief runs", minutes(1), async |w| w.is_executing(thief).await).await;
     assert_eq!(world.state(robbed).await, Some(JobState::Requeued));

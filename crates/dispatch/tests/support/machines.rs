@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::clock::Clock;
+use domain::clock::{Clock, Timestamp};
 use domain::gh::Conclusion;
 use domain::ids::{JobId, RunnerKey};
 use domain::report::{AgentReport, AgentStatus};
@@ -43,6 +43,29 @@ pub struct Nature {
     pub hangs_at_the_end: bool,
     /// Whether there are agents at all.
     pub no_agents: bool,
+    /// So many machines are made for one request, at most.
+    pub at_most: usize,
+    /// A budget of launches.
+    pub launch_tokens: Option<Arc<Tokens>>,
+}
+
+/// Two a second, ten saved up.
+#[derive(Debug, Default)]
+pub struct Tokens(Mutex<Option<tokio::time::Instant>>);
+
+impl Tokens {
+    async fn take(&self) {
+        let at = {
+            let (now, every) = (tokio::time::Instant::now(), Duration::from_millis(500));
+            let mut free = self.0.lock().unwrap();
+            // When the next one is there, at most ten back in time.
+            let saved = now.checked_sub(every * 9).unwrap_or(now);
+            let at = free.unwrap_or(saved).max(saved);
+            *free = Some(at + every);
+            at
+        };
+        tokio::time::sleep_until(at).await;
+    }
 }
 
 impl Default for Nature {
@@ -60,6 +83,8 @@ impl Default for Nature {
             final_report_lost: false,
             hangs_at_the_end: false,
             no_agents: false,
+            at_most: usize::MAX,
+            launch_tokens: None,
         }
     }
 }
@@ -74,6 +99,8 @@ pub struct Machines {
     pub nature: Mutex<Nature>,
     held: Mutex<BTreeMap<RunnerKey, Held>>,
     orders: Mutex<Vec<Order>>,
+    /// What was announced as taken back.
+    pub reclaimed: Mutex<Vec<(Machine, Timestamp)>>,
     github: Arc<GitHub>,
     documents: Arc<HandOvers>,
     reports: Arc<dyn Queue>,
@@ -91,6 +118,7 @@ impl Machines {
             nature: Mutex::default(),
             held: Mutex::default(),
             orders: Mutex::default(),
+            reclaimed: Mutex::default(),
             github,
             documents,
             reports,
@@ -132,7 +160,7 @@ impl Machines {
 
     fn make(self: &Arc<Self>, order: &Order, index: usize) -> Result<Machine, Error> {
         let nature = self.nature();
-        if if order.spot { nature.no_spot } else { nature.no_on_demand } {
+        if (if order.spot { nature.no_spot } else { nature.no_on_demand }) || index >= nature.at_most {
             return Err(Error::Capacity("none left".to_owned()));
         }
         let machine = {
@@ -152,7 +180,10 @@ impl Machines {
                 spot: order.spot,
                 launched_at: self.clock.now(),
                 launch_id: Some(order.launch_id.clone()),
-                tags: BTreeMap::from([("runs-fleet:job-id".to_owned(), order.slots[index].job.to_string())]),
+                tags: BTreeMap::from([
+                    ("runs-fleet:managed".to_owned(), "true".to_owned()),
+                    ("runs-fleet:job-id".to_owned(), order.slots[index].job.to_string()),
+                ]),
             };
             held.insert(key, Held { machine: machine.clone(), agent: None });
             machine
@@ -199,6 +230,8 @@ impl Machines {
         let report = |status| {
             let mut report = AgentReport::new(key.clone(), status);
             report.job_id = job;
+            report.dispatch_id = Some(domain::ids::DispatchId::new(document.dispatch_id.clone()));
+            report.token = Some(document.telemetry_token.clone()).filter(|token| !token.is_empty());
             report
         };
         if self.nature().never_connects {
@@ -299,6 +332,15 @@ fn busy<T>() -> Result<T, Error> {
 
 #[async_trait]
 impl Compute for ProcessCompute {
+    async fn ready(&self) {
+        let tokens = self.machines.nature().launch_tokens;
+        if let Some(tokens) = tokens {
+            tokens.take().await;
+        }
+    }
+    async fn reclaimed(&self, machine: &Machine, at: Timestamp) {
+        self.machines.reclaimed.lock().unwrap().push((machine.clone(), at));
+    }
     async fn launch(&self, order: &Order) -> Vec<Result<Machine, Error>> {
         self.machines.orders.lock().unwrap().push(order.clone());
         let launch = async {
@@ -307,7 +349,9 @@ impl Compute for ProcessCompute {
             nap(takes).await;
             made
         };
-        self.process.call(Port::Compute, "compute.launch", || order.slots.iter().map(|_| busy()).collect(), launch).await
+        self.process
+            .call(Port::Compute, "compute.launch", || order.slots.iter().map(|_| busy()).collect(), launch)
+            .await
     }
     async fn start(&self, key: &RunnerKey) -> Result<(), Error> {
         let start = async {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use db::{Jobs, Markers, Memory, Runners, Table};
-use dispatch::{Dispatch, Ports, Reports, Settings, Worker, http, sweeps};
+use dispatch::{Dispatch, Events, Ports, ReportTokens, Reports, Settings, Worker, http, sweeps};
 use domain::clock::{Clock, Rng};
 use domain::gh::Conclusion;
 use domain::ids::{JobId, RunId, RunnerKey};
@@ -52,10 +52,15 @@ pub struct World {
     pub dead_letters: Arc<dyn Queue>,
     pub timings: Timings,
     pub rerun_interrupted: bool,
+    /// What reports are proven with, if they are.
+    pub report_secret: Option<&'static str>,
+    /// Messages worked on at a time.
+    pub permits: usize,
     /// How long an answer of GitHub takes.
     pub github_takes: Duration,
     table: Arc<Memory>,
-    reports: Arc<dyn Queue>,
+    pub reports: Arc<dyn Queue>,
+    pub events: Arc<dyn Queue>,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     metrics: Metrics,
@@ -77,6 +82,7 @@ impl World {
         let queues = MemoryQueues::new(Arc::clone(&clock), Arc::clone(&rng));
         let dead = QueueConfig::fifo("main-dlq").retention(minutes(14 * 24 * 60));
         let main = queues.queue(QueueConfig::fifo("main").dead_letters(&dead, 5));
+        let events = queues.queue(QueueConfig::standard("events"));
         let reports = queues.queue(QueueConfig::fifo("termination").retention(minutes(4 * 24 * 60)));
         let github = GitHub::new(seed, theft, Arc::clone(&clock));
         let documents = Arc::new(HandOvers::default());
@@ -94,9 +100,12 @@ impl World {
             dead_letters: queues.queue(dead),
             timings: Timings::PRODUCTION,
             rerun_interrupted: true,
+            report_secret: None,
+            permits: 20,
             github_takes: Duration::from_millis(20),
             table: Arc::new(Memory::new(Arc::clone(&clock))),
             reports,
+            events,
             clock,
             rng,
             metrics: Metrics::new(),
@@ -161,14 +170,17 @@ impl World {
 
     fn start(&self, boot: &mut Boot, sweep: bool) {
         let (dispatch, stop) = (Arc::clone(&boot.dispatch), boot.shutdown.clone());
-        let mut consuming = ConsumerConfig::new(20);
+        let mut consuming = ConsumerConfig::new(self.permits);
         consuming.deadline = self.timings.process + self.timings.cleanup * 2;
         let worker = Arc::new(Worker { dispatch: Arc::clone(&dispatch), secrets: secrets() });
         let main = Arc::clone(&dispatch.ports().main);
         boot.tasks.spawn(Consumer::new(main, consuming.clone(), worker, Arc::clone(&self.rng)).run(stop.clone()));
         let reports = self.reach(&self.reports, &boot.process);
         let handler = Arc::new(Reports(Arc::clone(&dispatch)));
-        boot.tasks.spawn(Consumer::new(reports, consuming, handler, Arc::clone(&self.rng)).run(stop.clone()));
+        boot.tasks.spawn(Consumer::new(reports, consuming.clone(), handler, Arc::clone(&self.rng)).run(stop.clone()));
+        let events = self.reach(&self.events, &boot.process);
+        let handler = Arc::new(Events(Arc::clone(&dispatch)));
+        boot.tasks.spawn(Consumer::new(events, consuming, handler, Arc::clone(&self.rng)).run(stop.clone()));
         if sweep {
             boot.tasks.spawn(sweeps::run(dispatch, stop));
         }
@@ -207,6 +219,7 @@ impl World {
             runners: Runners::new(Arc::clone(&table), Arc::clone(&clock)),
             markers: Markers::new(table, Arc::clone(&clock)),
             main: self.reach(&self.main, &process),
+            dead_letters: Some(Arc::clone(&self.dead_letters)),
             compute: Arc::new(ProcessCompute { process: Arc::clone(&process), machines: Arc::clone(&self.machines) }),
             hand_over: Arc::new(ProcessHandOver {
                 process: Arc::clone(&process),
@@ -228,6 +241,11 @@ impl World {
             jobs_per_minute: 0,
             registration: mint::Registration::Jit,
             hand_over: mint::Settings { max_runtime_minutes: 360, idle_exit_seconds: 600, ..mint::Settings::default() },
+            batch_max: Settings::BATCH_MAX,
+            batch_linger: Settings::BATCH_LINGER,
+            report_tokens: self.report_secret.map(|secret| ReportTokens::new(SecretString::from(secret))),
+            require_report_token: self.report_secret.is_some(),
+            account: Some("123456789012".to_owned()),
         };
         let dispatch = Dispatch::new(ports, settings);
         Boot { process, dispatch, tasks: JoinSet::new(), shutdown: CancellationToken::new() }
@@ -261,8 +279,12 @@ impl World {
     pub async fn stop(&mut self) {
         self.github.serve(None);
         if let Some(mut boot) = self.boot.take() {
+            boot.dispatch.drain();
             boot.shutdown.cancel();
-            let all = async { while boot.tasks.join_next().await.is_some() {} };
+            let all = async {
+                while boot.tasks.join_next().await.is_some() {}
+                boot.dispatch.finish().await;
+            };
             tokio::time::timeout(minutes(5), all).await.expect("the process drains");
         }
     }

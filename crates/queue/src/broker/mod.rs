@@ -17,9 +17,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use domain::clock::{Rng, Timestamp, after, since};
-use sha2::{Digest, Sha256};
 
 pub(crate) use self::lane::{Entry, InFlight, Lane, Seq};
+use crate::poison::{self, digest};
 use crate::{DEDUP_WINDOW, Delivery, Depth, Error, Handle, MAX_BODY, Message};
 
 /// The part of a message that only the store keeps.
@@ -231,12 +231,7 @@ impl Broker {
     ) -> Result<(), Error> {
         let Some(seq) = self.owned(queue, &delivery.handle)? else { return Ok(()) };
         if let Some(dead) = lane(&mut self.lanes, queue)?.config.dead_letters.clone() {
-            let mut attributes = delivery.attributes.clone();
-            attributes.insert("PoisonReason".into(), reason.into());
-            attributes.insert("SourceMessageId".into(), seq.to_string());
-            let body = delivery.body.clone();
-            let dedup = digest(&body);
-            self.send(&dead.queue.name, Message { body, group: "poison".into(), dedup, attributes }, sent_at)?;
+            self.send(&dead.queue.name, poison::copy(delivery, reason), sent_at)?;
         }
         self.remove(queue, seq)
     }
@@ -311,11 +306,6 @@ fn handle(seq: Seq, nonce: u64) -> Handle {
 fn parse(handle: &Handle) -> Option<(Seq, u64)> {
     let (seq, nonce) = handle.0.split_once('.')?;
     Some((seq.parse().ok()?, u64::from_str_radix(nonce, 16).ok()?))
-}
-
-/// Lower-case hex SHA-256: the deduplication id of a message by its content.
-pub(crate) fn digest(body: &str) -> String {
-    hex::encode(Sha256::digest(body))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One suite for every back end: what a queue promises, whoever keeps it.
 //!
-//! `suite` holds the promises as functions over a [`Bench`]; `memory`, `sqlite` and `spool` run them and add what only
+//! `suite` holds the promises as functions over a [`Bench`]; `memory`, `sqlite`, `sqs` and `spool` run them and add what only
 //! they promise; `consumer` tests the loop on the memory queue. Numbers (`q01` …) are the suite's own.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -10,6 +10,8 @@ mod memory;
 mod spool;
 #[cfg(feature = "local")]
 mod sqlite;
+#[cfg(feature = "aws")]
+mod sqs;
 mod suite;
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use domain::job::JobState;
 use domain::job::transition::RequeueReason;
 use domain::launch::Arch;
 
-use super::{INSTALLATION_CAP, OTHER, POOL_CAP, REPO_CAP, ROUTE_CAP, Seen};
+use super::{CALL_CAP, FAMILY_CAP, INSTALLATION_CAP, OTHER, POOL_CAP, REPO_CAP, ROUTE_CAP, Seen};
 
 /// Something that can be a label's value.
 pub(super) trait Label {
@@ -125,6 +125,10 @@ closed! {
         Options = "OPTIONS",
         Other = "other",
     }
+    /// What became of a fleet request; `partial`: fewer instances than asked for.
+    FleetResult { Success = "success", Partial = "partial", Failure = "failure" }
+    /// How a call of AWS failed; `timeout` is also a caller that gave up.
+    CallFailure { Timeout = "timeout", Error = "error" }
     /// Where log lines were lost.
     LogBackend { Stdout = "stdout" }
 }
@@ -256,5 +260,34 @@ impl Label for Route<'_> {
     const CLOSED: Option<&'static [&'static str]> = None;
     fn with<R>(&self, seen: &Seen, f: impl FnOnce(&str) -> R) -> R {
         f(seen.routes.admit(self.0, ROUTE_CAP))
+    }
+}
+
+/// The family of an instance type (`c7g`), as the provider named it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Family<'a>(pub &'a str);
+
+impl<'a> Family<'a> {
+    /// The family of a whole type: what stands before the dot. Empty when the type is unknown.
+    pub fn of(instance_type: &'a str) -> Self {
+        Self(instance_type.split_once('.').map_or(instance_type, |(family, _)| family))
+    }
+}
+
+impl Label for Family<'_> {
+    const CLOSED: Option<&'static [&'static str]> = None;
+    fn with<R>(&self, seen: &Seen, f: impl FnOnce(&str) -> R) -> R {
+        f(seen.families.admit(self.0, FAMILY_CAP))
+    }
+}
+
+/// A service of AWS or one of its operations, as the SDK names it (`DynamoDB`, `GetItem`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AwsName<'a>(pub &'a str);
+
+impl Label for AwsName<'_> {
+    const CLOSED: Option<&'static [&'static str]> = None;
+    fn with<R>(&self, seen: &Seen, f: impl FnOnce(&str) -> R) -> R {
+        f(seen.aws_names.admit(self.0, CALL_CAP))
     }
 }

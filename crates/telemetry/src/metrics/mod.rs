@@ -31,6 +31,10 @@ pub const POOL_CAP: usize = 200;
 pub const INSTALLATION_CAP: usize = 10;
 /// Distinct HTTP routes that get a series of their own.
 pub const ROUTE_CAP: usize = 100;
+/// Distinct instance families that get a series of their own.
+pub const FAMILY_CAP: usize = 200;
+/// Distinct names of AWS services and operations that get a series of their own.
+pub const CALL_CAP: usize = 100;
 /// What a value beyond its cap is counted under.
 pub const OTHER: &str = "other";
 
@@ -75,6 +79,8 @@ struct Seen {
     pools: Capped,
     installations: Capped,
     routes: Capped,
+    families: Capped,
+    aws_names: Capped,
 }
 
 #[derive(Debug, Default)]

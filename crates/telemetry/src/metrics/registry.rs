@@ -19,6 +19,8 @@ const JOB: &[f64] =
     &[10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 21600.0, 43200.0, 86400.0];
 /// Short work inside the process.
 const SHORT: &[f64] = &[0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+/// Members of a batch.
+const SIZE: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0];
 /// Calls over the network.
 const CALL: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0];
 
@@ -166,12 +168,22 @@ metrics! {
     counter lease_lost = "lease_lost_total" ();
     /// Claims refused because another attempt holds the lease.
     counter claim_contended = "claim_contended_total" ();
+    /// Jobs launched by one request: a size, not seconds.
+    histogram<SIZE> fleet_batch_size = "fleet_batch_size" ();
     /// Machines ended because no job was left for them.
     counter surplus_instances_terminated = "surplus_instances_terminated_total" (cause: &'static str);
     /// State changes of job records.
     counter transition = "transition_total" (event: &'static str, from: Option<JobState>, to: Option<JobState>);
     /// Re-runs of jobs whose machine we lost.
     counter job_reruns = "job_reruns_total" (result: RerunResult);
+
+    // --- what the cloud announces ------------------------------------------------------------------------------------
+    /// Spot machines of ours that are taken back, once for each.
+    counter spot_interruptions = "spot_interruptions_total" (family: Family<'_>);
+    /// Spot machines of ours that are likely to be taken back.
+    counter rebalance_recommendations = "rebalance_recommendations_total" (family: Family<'_>);
+    /// Seconds from an event of the cloud to its handling.
+    histogram<WAIT> event_age = "event_age_seconds" (detail_type: &'static str);
 
     // --- runners and GitHub ----------------------------------------------------------------------------------------
     /// Bindings of a job to the runner GitHub named, by rule; 3 and 4 are thefts.
@@ -188,6 +200,34 @@ metrics! {
     counter github_api_requests = "github_api_requests_total" (endpoint: &'static str, status_class: StatusClass);
     /// Calls GitHub will still answer in this hour.
     gauge github_rate_limit_remaining = "github_rate_limit_remaining" (installation: InstallationId);
+
+    // --- AWS -------------------------------------------------------------------------------------------------------
+    /// Seconds of one call of AWS.
+    histogram<CALL> aws_call_duration = "aws_call_duration_seconds" (service: AwsName<'_>, operation: AwsName<'_>);
+    /// Calls of AWS that failed.
+    counter aws_call_failures = "aws_call_failures_total" (
+        service: AwsName<'_>,
+        operation: AwsName<'_>,
+        result: CallFailure
+    );
+
+    // --- EC2 fleets ------------------------------------------------------------------------------------------------
+    /// Fleet requests answered or given up.
+    counter fleet_create = "fleet_create_total" (capacity: Capacity, result: FleetResult);
+    /// Seconds of the call that created a fleet.
+    histogram<CALL> fleet_create_time = "fleet_create_seconds" (capacity: Capacity);
+    /// Instances launched.
+    counter fleet_instances_launched = "fleet_instances_launched_total" (capacity: Capacity, family: Family<'_>);
+    /// Errors in answers to fleet requests.
+    counter fleet_capacity_errors = "fleet_capacity_errors_total" (family: Family<'_>, code: &'static str);
+    /// 1 while launches fail for a quota of the account.
+    gauge fleet_quota_exceeded = "fleet_quota_exceeded" ();
+    /// 1 while launches fail because the deployment is wrong.
+    gauge fleet_config_error = "fleet_config_error" ();
+    /// Circuits that opened: spot capacity of this type is avoided.
+    counter circuit_breaker_trip = "circuit_breaker_trip_total" (instance_type: &'static str);
+    /// 1 while a circuit of this type is open.
+    gauge circuit_breaker_open = "circuit_breaker_open" (instance_type: &'static str);
 
     // --- queues ----------------------------------------------------------------------------------------------------
     /// Messages deliverable now.

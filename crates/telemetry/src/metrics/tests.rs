@@ -18,7 +18,7 @@ fn every_declaration_has_a_unique_name_in_base_units() {
             Kind::Counter => "_total",
             Kind::Histogram(buckets) => {
                 assert!(buckets.is_sorted_by(|a, b| a < b), "{}: buckets ascend", d.name);
-                "_seconds"
+                if d.name.ends_with("_size") { "_size" } else { "_seconds" }
             }
             Kind::Gauge => "",
         };

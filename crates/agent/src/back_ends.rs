@@ -1,0 +1,55 @@
+//! What the agent's ports are made of on this kind of machine.
+
+use std::io;
+use std::sync::Arc;
+
+use domain::clock::Clock;
+use provider::handover::HandOver;
+
+#[cfg(feature = "aws")]
+use crate::aws::{Aws, ec2::Instance, sqs::Queue, ssm::Parameters};
+use crate::environment::{Backend, Environment, Secrets};
+use crate::machine::{Machine, Process};
+use crate::report::{Channel, Spool};
+
+/// The ports.
+pub(crate) struct BackEnds {
+    pub(crate) store: Arc<dyn HandOver>,
+    pub(crate) channel: Arc<dyn Channel>,
+    pub(crate) machine: Arc<dyn Machine>,
+}
+
+/// Builds them. What is not compiled in was refused when the environment was read.
+pub(crate) fn build(environment: &Environment, clock: Arc<dyn Clock>) -> io::Result<BackEnds> {
+    let aws = aws(environment, clock)?;
+    let store: Arc<dyn HandOver> = match (&environment.secrets, &aws) {
+        #[cfg(feature = "local")]
+        (Secrets::Files(dir), _) => Arc::new(provider::local::FileHandOver::new(dir)),
+        #[cfg(feature = "aws")]
+        (Secrets::Parameters { prefix, config }, Some(aws)) => {
+            Arc::new(Parameters::new(Arc::clone(aws), prefix.clone(), config.clone()))
+        }
+        _ => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    let (channel, machine): (Arc<dyn Channel>, Arc<dyn Machine>) = match (environment.backend, aws) {
+        (Backend::Local, _) => (Arc::new(Spool(environment.report_spool.clone())), Arc::new(Process)),
+        #[cfg(feature = "aws")]
+        (Backend::Ec2, Some(aws)) => {
+            let instance = Instance::new(Arc::clone(&aws), environment.key.clone(), environment.retry_base);
+            (Arc::new(Queue::new(aws)), Arc::new(instance))
+        }
+        (Backend::Ec2, _) => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    Ok(BackEnds { store, channel, machine })
+}
+
+#[cfg(feature = "aws")]
+fn aws(environment: &Environment, clock: Arc<dyn Clock>) -> io::Result<Option<Arc<Aws>>> {
+    let aws = environment.cloud.as_ref().map(|cloud| Aws::new(cloud, clock)).transpose();
+    aws.map(|aws| aws.map(Arc::new)).map_err(io::Error::other)
+}
+
+#[cfg(not(feature = "aws"))]
+fn aws(_: &Environment, _: Arc<dyn Clock>) -> io::Result<Option<std::convert::Infallible>> {
+    Ok(None)
+}

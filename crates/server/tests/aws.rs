@@ -1,0 +1,204 @@
+//! The whole system on an emulated AWS: the server in `ec2` mode, a simulated GitHub, and real agents that play the
+//! instances.
+
+#![cfg(all(feature = "aws", feature = "local"))]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::disallowed_methods, reason = "tests, against a real clock")]
+
+mod support;
+#[path = "support/account.rs"]
+mod account;
+#[path = "support/faults.rs"]
+mod faults;
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use faults::{BadAws, Weather};
+use provider::HandOver;
+use secrecy::SecretString;
+use simulation::chance::SeededRng;
+use simulation::github::http::{APP_PRIVATE_KEY, SimConfig, SimulatedGitHub};
+use simulation::github::model::OwnerKind;
+use simulation::load::{self, End, Load};
+use account::{Account, Gateway, Machines, up};
+use support::{Process, free_port, program, request, signal};
+use tokio_util::sync::CancellationToken;
+
+const SECRET: &str = "webhook-secret-0123456789";
+const PREFIX: &str = "/runs-fleet/runners";
+
+/// A server of the account.
+struct Server {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(account: &Account, github: &SimulatedGitHub, dir: &Path, address: SocketAddr) -> Self {
+        let log = File::options().create(true).append(true).open(dir.join("server.log")).expect("a log");
+        let mut command = program();
+        command
+            .args(["serve", "--simulated-github"])
+            .envs(account.environment())
+            .env("RUNS_FLEET_LISTEN_ADDR", address.to_string())
+            .env("RUNS_FLEET_GITHUB_APP_ID", github.app_id().to_string())
+            .env("RUNS_FLEET_GITHUB_APP_PRIVATE_KEY", APP_PRIVATE_KEY)
+            .env("RUNS_FLEET_GITHUB_WEBHOOK_SECRET", SECRET)
+            .env("RUNS_FLEET_GITHUB_API_URL", github.api_url())
+            .env("RUNS_FLEET_GITHUB_SERVER_URL", github.api_url())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log);
+        Self { process: Process::start(&mut command), address }
+    }
+}
+
+async fn github(seed: u64) -> SimulatedGitHub {
+    let repo = "acme/widgets".parse().unwrap();
+    let mut config = SimConfig::new(seed, vec![(repo, OwnerKind::Organization)], SecretString::from(SECRET));
+    config.runner_exe = Some(env!("CARGO_BIN_EXE_runs-fleet-server").into());
+    // The emulator is slow; a webhook that waits for it is not lost.
+    config.webhook_timeout = Duration::from_secs(60);
+    SimulatedGitHub::start(config).await.expect("the simulated GitHub")
+}
+
+/// How many jobs; fewer while developing.
+fn jobs(default: u64) -> u64 {
+    std::env::var("RUNS_FLEET_TEST_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+async fn eventually<F: AsyncFnMut() -> Option<String>>(limit: Duration, mut complaint: F) {
+    let deadline = tokio::time::Instant::now() + limit;
+    while let Some(complaint) = complaint().await {
+        assert!(tokio::time::Instant::now() < deadline, "{complaint}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Nothing of a finished load is left anywhere in the account.
+async fn nothing_is_left(account: &Account) {
+    let ec2 = account.instances();
+    eventually(Duration::from_secs(120), async || {
+        let left: Vec<_> = up(&ec2).await.into_iter().map(|i| i.id).collect();
+        (!left.is_empty()).then(|| format!("instances left: {left:?}"))
+    })
+    .await;
+    let store = provider::ssm::SsmHandOver::new(&account.emulator.sdk(), emulator::silent(), PREFIX, None);
+    eventually(Duration::from_secs(60), async || {
+        let left = store.list().await.expect("an answer");
+        (!left.is_empty()).then(|| format!("hand-overs left: {left:?}"))
+    })
+    .await;
+    for queue in account.queues() {
+        eventually(Duration::from_secs(150), async || {
+            let depth = queue.depth().await.expect("an answer");
+            let left = depth.visible.unwrap_or(0) + depth.in_flight.unwrap_or(0);
+            (left > 0).then(|| format!("{left} messages left in {}", queue.name()))
+        })
+        .await;
+    }
+}
+
+/// How a test differs from the quiet one.
+struct Trouble {
+    weather: Option<Weather>,
+    /// The server is killed so often, and started again.
+    kills: u32,
+    /// Every wait is so many times shorter.
+    divisor: u32,
+}
+
+/// Runs `jobs` jobs to their end, then looks whether anything is left.
+async fn whole_system(jobs: u64, trouble: Trouble) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut account = tokio::task::spawn_blocking(Account::create).await.unwrap();
+    let bad = match trouble.weather {
+        Some(weather) => Some(BadAws::start(&account.emulator, 1, weather).await),
+        None => None,
+    };
+    if let Some(bad) = &bad {
+        for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB"] {
+            account.endpoints.insert(name.to_owned(), bad.url.clone());
+        }
+    }
+    account.more.insert("RUNS_FLEET_TEST_TIME_DIVISOR".to_owned(), trouble.divisor.to_string());
+    let github = github(1).await;
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let server = Mutex::new(Server::start(&account, &github, dir.path(), address));
+    ready(&server, dir.path()).await;
+    let gateway = Gateway::start(address, account.queue("RUNS_FLEET_WEBHOOK_QUEUE_URL")).await;
+    github.set_webhook_url(&gateway.url).unwrap();
+
+    let (url, sha256) = github.runner_package().expect("a runner");
+    let runner = [("RUNS_FLEET_RUNNER_URL", url.clone()), ("RUNS_FLEET_RUNNER_SHA256", sha256.to_owned())];
+    let mut machines = Machines::new(&dir.path().join("machines"), &account, 20, &runner);
+    let ec2 = account.instances();
+    let mut load = Load::new("acme/widgets".parse().unwrap(), 40, Arc::new(SeededRng::new(1)));
+    load.jobs = Some(jobs);
+    load.deadline = Some(Duration::from_secs(1500));
+    let stop = CancellationToken::new();
+    let started = tokio::time::Instant::now();
+    let kill = async {
+        for _ in 0..trouble.kills {
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            let pid = server.lock().unwrap().process.pid();
+            signal(pid, "KILL");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            *server.lock().unwrap() = Server::start(&account, &github, dir.path(), address);
+        }
+        std::future::pending::<()>().await;
+    };
+    let (end, counters) = tokio::select! {
+        ended = load::run(&github, &load, &stop) => ended.unwrap(),
+        () = machines.run(&ec2) => unreachable!("it runs until it is dropped"),
+        () = kill => unreachable!("it never ends"),
+    };
+    println!("{jobs} jobs, {} machines, {:?}: {counters:?}", machines.had(), started.elapsed());
+    println!("weather: {:?}", bad.as_ref().map(BadAws::tally));
+    assert_eq!(end, End::Settled, "{}", log(dir.path()));
+    let red: Vec<_> = github.jobs().into_iter().filter(|job| job.conclusion != Some("success")).collect();
+    assert!(red.is_empty(), "{red:?}");
+    tokio::select! {
+        () = nothing_is_left(&account) => {}
+        () = machines.run(&ec2) => {}
+    }
+    let mut server = server.into_inner().unwrap();
+    server.process.terminate();
+    let status = tokio::task::spawn_blocking(move || server.process.wait(Duration::from_secs(60))).await.unwrap();
+    assert!(status.success(), "{status}: {}", log(dir.path()));
+}
+
+fn log(dir: &Path) -> String {
+    let log = std::fs::read_to_string(dir.join("server.log")).unwrap_or_default();
+    let lines: Vec<_> = log.lines().rev().take(40).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+async fn ready(server: &Mutex<Server>, dir: &Path) {
+    let address = server.lock().unwrap().address;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let asked = move || request(address, "GET /ready HTTP/1.1", b"");
+        let answer = tokio::task::spawn_blocking(asked).await.expect("no panic");
+        if answer.is_some_and(|answer| answer.status == 200) {
+            return;
+        }
+        assert!(server.lock().unwrap().process.ended().is_none(), "it ended: {}", log(dir));
+        assert!(tokio::time::Instant::now() < deadline, "not ready: {}", log(dir));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_job_is_served_and_nothing_is_left() {
+    whole_system(jobs(300), Trouble { weather: None, kills: 0, divisor: 1 }).await;
+}
+
+/// Throttling, lost answers, fleets that launch a part or nothing, a server that is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn bad_weather_loses_no_job_and_leaks_no_machine() {
+    let weather = Weather { throttled: 0.02, lost: 0.01, partial: 0.2, no_capacity: 0.15 };
+    whole_system(jobs(300), Trouble { weather: Some(weather), kills: 4, divisor: 4 }).await;
+}

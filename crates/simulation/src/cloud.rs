@@ -1,0 +1,351 @@
+//! An EC2 in memory, behind the port of `fleet`.
+//!
+//! It answers like EC2 where that matters to a launch: a repeated client token brings the same instances, with other
+//! parameters `IdempotentParameterMismatch`; a fleet may be partial, with errors beside its instances; capacity is per
+//! type, zone and lifecycle; a new instance may not be visible for a while; any call can be told to fail, or to take
+//! effect and lose its answer. The same calls in the same order give the same answers.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::clock::Clock;
+use fleet::ec2::{
+    ApiError, Ec2, FleetAnswer, FleetError, FleetInstance, FleetRequest, Instance, Selection, SpotPrice, Subnet,
+};
+use tokio::time::Instant;
+
+/// What happens to one call instead of the usual.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// EC2 refuses: code and message.
+    Refuse(&'static str, &'static str),
+    /// The call takes effect and its answer is lost.
+    LoseAnswer,
+    /// The call is lost on its way.
+    LoseCall,
+    /// The call is lost on its way, and nobody says so.
+    Hang,
+}
+
+/// What the cloud is like. All of it may be changed at any time.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// Subnets there are.
+    pub subnets: Vec<Subnet>,
+    /// Pairs of type and zone.
+    pub offerings: Vec<(String, String)>,
+    /// Spot prices.
+    pub prices: Vec<SpotPrice>,
+    /// Launch templates; empty: every name exists.
+    pub templates: BTreeSet<String>,
+    /// Instances left, by type, zone and whether spot; what is not named is plenty.
+    pub capacity: BTreeMap<(String, String, bool), u32>,
+    /// Instances are not described for so long.
+    pub invisible: Duration,
+    /// Instances without our mark may not be ended.
+    pub guarded: bool,
+    /// Persistent spot requests by instance.
+    pub persistent: BTreeMap<String, String>,
+}
+
+struct Held {
+    instance: Instance,
+    since: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    world: World,
+    instances: BTreeMap<String, Held>,
+    tokens: BTreeMap<String, (FleetRequest, FleetAnswer)>,
+    faults: BTreeMap<&'static str, VecDeque<Fault>>,
+    calls: BTreeMap<&'static str, u32>,
+    requests: Vec<FleetRequest>,
+}
+
+/// The cloud.
+pub struct Cloud {
+    state: Mutex<State>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Cloud {
+    /// An empty region of this nature.
+    pub fn new(world: World, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { world, ..State::default() }), clock })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what the cloud is like.
+    pub fn change(&self, change: impl FnOnce(&mut World)) {
+        change(&mut self.state().world);
+    }
+
+    /// The next calls of an operation (`CreateFleet`, …) meet these faults, one each.
+    pub fn fail(&self, operation: &'static str, faults: impl IntoIterator<Item = Fault>) {
+        self.state().faults.entry(operation).or_default().extend(faults);
+    }
+
+    /// How often an operation was called.
+    pub fn calls(&self, operation: &str) -> u32 {
+        self.state().calls.get(operation).copied().unwrap_or(0)
+    }
+
+    /// Every fleet request that arrived, repeated ones too.
+    pub fn requests(&self) -> Vec<FleetRequest> {
+        self.state().requests.clone()
+    }
+
+    /// Every instance there ever was, by id.
+    pub fn instances(&self) -> Vec<Instance> {
+        self.state().instances.values().map(|held| held.instance.clone()).collect()
+    }
+
+    /// Puts an instance there, as if somebody else had launched it.
+    pub fn put(&self, instance: Instance) {
+        let held = Held { since: Instant::now(), instance };
+        self.state().instances.insert(held.instance.id.clone(), held);
+    }
+
+    /// Changes an instance behind everybody's back.
+    pub fn alter(&self, id: &str, change: impl FnOnce(&mut Instance)) {
+        if let Some(held) = self.state().instances.get_mut(id) {
+            change(&mut held.instance);
+        }
+    }
+
+    /// One call: counted, and struck by the fault that waits for it.
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        effect: impl FnOnce(&mut State) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let fault = {
+            let mut state = self.state();
+            *state.calls.entry(operation).or_default() += 1;
+            state.faults.get_mut(operation).and_then(VecDeque::pop_front)
+        };
+        let lost = || Err(ApiError::NoAnswer("the connection broke".to_owned()));
+        match fault {
+            None => effect(&mut self.state()),
+            Some(Fault::Refuse(code, message)) => refuse(code, message),
+            Some(Fault::LoseAnswer) => {
+                effect(&mut self.state())?;
+                lost()
+            }
+            Some(Fault::LoseCall) => lost(),
+            Some(Fault::Hang) => std::future::pending().await,
+        }
+    }
+}
+
+fn refuse<T>(code: &str, message: &str) -> Result<T, ApiError> {
+    let status = if code == "RequestLimitExceeded" { 503 } else { 400 };
+    Err(ApiError::Refused { code: code.to_owned(), message: message.to_owned(), status })
+}
+
+impl State {
+    fn create(&mut self, request: &FleetRequest, clock: &dyn Clock) -> Result<FleetAnswer, ApiError> {
+        self.requests.push(request.clone());
+        if let Some((first, answer)) = self.tokens.get(&request.client_token) {
+            return match first == request {
+                true => Ok(answer.clone()),
+                false => refuse("IdempotentParameterMismatch", "the client token was used with other parameters"),
+            };
+        }
+        if !self.world.templates.is_empty() && !self.world.templates.contains(&request.launch_template) {
+            return refuse("InvalidLaunchTemplateName.NotFoundException", "there is no such launch template");
+        }
+        let mut answer = FleetAnswer { fleet_id: format!("fleet-{}", self.tokens.len()), ..FleetAnswer::default() };
+        for wanted in &request.overrides {
+            let zone_of = |id: &String| self.world.subnets.iter().find(|s| s.id == *id).map(|s| s.zone.clone());
+            let zone = wanted.subnet.as_ref().and_then(zone_of);
+            let missing = request.capacity.saturating_sub(u32::try_from(answer.instances.len()).unwrap_or(u32::MAX));
+            let pool = (wanted.instance_type.clone(), zone.clone().unwrap_or_default(), request.spot);
+            let left = self.world.capacity.get_mut(&pool);
+            let given = left.as_deref().map_or(missing, |left| missing.min(*left));
+            if let Some(left) = left {
+                *left -= given;
+            }
+            for _ in 0..given {
+                let id = format!("i-{:017x}", self.instances.len() + 1);
+                let instance = Instance {
+                    id: id.clone(),
+                    state: "running".to_owned(),
+                    instance_type: wanted.instance_type.clone(),
+                    zone: zone.clone(),
+                    spot: request.spot,
+                    launched_at: Some(clock.now()),
+                    tags: request.tags.iter().cloned().collect(),
+                };
+                self.instances.insert(id.clone(), Held { instance, since: Instant::now() });
+                answer.instances.push(FleetInstance {
+                    id,
+                    instance_type: wanted.instance_type.clone(),
+                    zone: zone.clone(),
+                    subnet: wanted.subnet.clone(),
+                    spot: request.spot,
+                });
+            }
+            if given < missing {
+                answer.errors.push(FleetError {
+                    code: "InsufficientInstanceCapacity".to_owned(),
+                    message: "there is no capacity of this kind".to_owned(),
+                    instance_type: Some(wanted.instance_type.clone()),
+                    subnet: wanted.subnet.clone(),
+                    zone: zone.clone(),
+                });
+            }
+        }
+        self.tokens.insert(request.client_token.clone(), (request.clone(), answer.clone()));
+        Ok(answer)
+    }
+
+    fn visible(&self, held: &Held) -> bool {
+        held.since.elapsed() >= self.world.invisible
+    }
+
+    fn known(&self, ids: &[String]) -> Result<(), ApiError> {
+        let missing: Vec<&str> =
+            ids.iter().map(String::as_str).filter(|id| !self.instances.contains_key(*id)).collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => {
+                refuse("InvalidInstanceID.NotFound", &format!("The instance IDs '{}' do not exist", missing.join(", ")))
+            }
+        }
+    }
+
+    fn describe(&self, selection: &Selection) -> Result<Vec<Instance>, ApiError> {
+        let visible = self.instances.values().filter(|held| self.visible(held)).map(|held| &held.instance);
+        match selection {
+            Selection::Ids(ids) => {
+                let found: Vec<Instance> = visible.filter(|i| ids.contains(&i.id)).cloned().collect();
+                match found.len() == ids.len() {
+                    true => Ok(found),
+                    false => refuse("InvalidInstanceID.NotFound", "some of the instances do not exist"),
+                }
+            }
+            Selection::Filters(filters) => {
+                let passes = |instance: &&Instance| {
+                    filters.iter().all(|(name, values)| {
+                        let value = match name.strip_prefix("tag:") {
+                            Some(key) => instance.tags.get(key),
+                            None => (name == "instance-state-name").then_some(&instance.state),
+                        };
+                        value.is_some_and(|value| values.contains(value))
+                    })
+                };
+                Ok(visible.filter(passes).cloned().collect())
+            }
+        }
+    }
+
+    /// Moves instances from one of the states to another, all or none.
+    fn shift(&mut self, ids: &[String], from: &[&str], to: &str) -> Result<(), ApiError> {
+        self.known(ids)?;
+        let fits =
+            |id: &String| self.instances.get(id).is_some_and(|held| from.contains(&held.instance.state.as_str()));
+        if !ids.iter().all(fits) {
+            return refuse("IncorrectInstanceState", "the instance is not in a state for this");
+        }
+        for id in ids {
+            if let Some(held) = self.instances.get_mut(id) {
+                held.instance.state = to.to_owned();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Ec2 for Cloud {
+    async fn create_fleet(&self, request: &FleetRequest) -> Result<FleetAnswer, ApiError> {
+        self.call("CreateFleet", |state| state.create(request, &*self.clock)).await
+    }
+    async fn create_tags(&self, ids: &[String], tags: &[(String, String)]) -> Result<(), ApiError> {
+        let tag = |state: &mut State| {
+            state.known(ids)?;
+            for id in ids {
+                if let Some(held) = state.instances.get_mut(id) {
+                    held.instance.tags.extend(tags.iter().cloned());
+                }
+            }
+            Ok(())
+        };
+        self.call("CreateTags", tag).await
+    }
+    async fn describe_instances(&self, selection: &Selection) -> Result<Vec<Instance>, ApiError> {
+        self.call("DescribeInstances", |state| state.describe(selection)).await
+    }
+    async fn start_instances(&self, ids: &[String]) -> Result<(), ApiError> {
+        self.call("StartInstances", |state| state.shift(ids, &["stopped", "running"], "running")).await
+    }
+    async fn stop_instances(&self, ids: &[String]) -> Result<(), ApiError> {
+        self.call("StopInstances", |state| state.shift(ids, &["running", "stopped"], "stopped")).await
+    }
+    async fn terminate_instances(&self, ids: &[String]) -> Result<(), ApiError> {
+        let end = |state: &mut State| {
+            state.known(ids)?;
+            let marked = |id: &String| {
+                state.instances.get(id).is_some_and(|h| h.instance.tags.contains_key(fleet::tags::MANAGED))
+            };
+            if state.world.guarded && !ids.iter().all(marked) {
+                return refuse("UnauthorizedOperation", "You are not authorized to perform this operation.");
+            }
+            for id in ids {
+                // A persistent request brings another instance.
+                if state.world.persistent.contains_key(id) {
+                    continue;
+                }
+                if let Some(held) = state.instances.get_mut(id) {
+                    held.instance.state = "terminated".to_owned();
+                }
+            }
+            Ok(())
+        };
+        self.call("TerminateInstances", end).await
+    }
+    async fn describe_subnets(&self, ids: &[String]) -> Result<Vec<Subnet>, ApiError> {
+        let found = |state: &mut State| {
+            let found: Vec<Subnet> = state.world.subnets.iter().filter(|s| ids.contains(&s.id)).cloned().collect();
+            match found.len() == ids.len() {
+                true => Ok(found),
+                false => refuse("InvalidSubnetID.NotFound", "some of the subnets do not exist"),
+            }
+        };
+        self.call("DescribeSubnets", found).await
+    }
+    async fn offerings(&self) -> Result<Vec<(String, String)>, ApiError> {
+        self.call("DescribeInstanceTypeOfferings", |state| Ok(state.world.offerings.clone())).await
+    }
+    async fn spot_prices(&self, types: &[String], _product: &str) -> Result<Vec<SpotPrice>, ApiError> {
+        let asked = |state: &mut State| {
+            Ok(state.world.prices.iter().filter(|price| types.contains(&price.instance_type)).cloned().collect())
+        };
+        self.call("DescribeSpotPriceHistory", asked).await
+    }
+    async fn template_exists(&self, name: &str) -> Result<bool, ApiError> {
+        self.call("DescribeLaunchTemplateVersions", |state| {
+            Ok(state.world.templates.is_empty() || state.world.templates.contains(name))
+        })
+        .await
+    }
+    async fn persistent_spot_requests(&self, instances: &[String]) -> Result<Vec<String>, ApiError> {
+        let asked =
+            |state: &mut State| Ok(instances.iter().filter_map(|id| state.world.persistent.get(id).cloned()).collect());
+        self.call("DescribeSpotInstanceRequests", asked).await
+    }
+    async fn cancel_spot_requests(&self, requests: &[String]) -> Result<(), ApiError> {
+        let cancel = |state: &mut State| {
+            state.world.persistent.retain(|_, request| !requests.contains(request));
+            Ok(())
+        };
+        self.call("CancelSpotInstanceRequests", cancel).await
+    }
+}

@@ -42,8 +42,7 @@ struct Brought {
 impl Brought {
     /// The reason for what is missing.
     fn reason(&self) -> Failure {
-        let worst = self.failures.iter().min_by_key(|failure| failure.class).cloned();
-        worst.unwrap_or_else(|| Failure::ours(Class::Capacity, "no instances were created"))
+        response::reason(self.failures.iter().cloned())
     }
 
     /// Whether another request may do better: only when EC2 said that it had no capacity for this one.

@@ -27,10 +27,18 @@ pub fn pair(mut instances: Vec<FleetInstance>, slots: usize) -> Paired {
     Paired { used: instances, surplus }
 }
 
-/// Why instances are missing: the worst of the errors; none at all means that there is no capacity.
+/// Why instances are missing, by the errors of an answer.
 pub fn shortfall(errors: &[FleetError]) -> Failure {
-    let worst = errors.iter().map(Failure::from).min_by_key(|failure| failure.class);
-    worst.unwrap_or_else(|| Failure::ours(Class::Capacity, "no instances were created"))
+    reason(errors.iter().map(Failure::from))
+}
+
+/// What several failures come to. One pool without capacity among them means that: others may be wrong for reasons of
+/// their own, and a job is not given up while waiting may help. Otherwise the worst speaks; no failure at all means that
+/// there is no capacity.
+pub fn reason(failures: impl Iterator<Item = Failure> + Clone) -> Failure {
+    let capacity = failures.clone().find(|failure| matches!(failure.class, Class::Capacity | Class::Quota));
+    let worst = || failures.min_by_key(|failure| failure.class);
+    capacity.or_else(worst).unwrap_or_else(|| Failure::ours(Class::Capacity, "no instances were created"))
 }
 
 /// The pools that had nothing left.

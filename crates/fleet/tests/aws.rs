@@ -4,6 +4,7 @@
 //! about fleets is shown on the double.
 
 #![cfg(feature = "aws")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

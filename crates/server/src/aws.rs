@@ -28,9 +28,8 @@ use crate::back_ends::{self, BackEnds};
 pub(crate) async fn sdk(region: Option<&str>) -> SdkConfig {
     let tls = tls::Provider::Rustls(CryptoMode::Ring);
     let http = aws_smithy_http_client::Builder::new().tls_provider(tls).build_https();
-    let loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(http)
-        .retry_config(RetryConfig::disabled());
+    let loader =
+        aws_config::defaults(BehaviorVersion::v2026_01_12()).http_client(http).retry_config(RetryConfig::disabled());
     match region {
         Some(region) => loader.region(Region::new(region.to_owned())).load().await,
         None => loader.load().await,
@@ -43,6 +42,10 @@ pub(crate) async fn back_ends(config: &Config, simulated: bool, metrics: Metrics
     anyhow::ensure!(
         config.secrets.hand_over == config::HandOverStore::Ssm,
         "this build keeps hand-overs in SSM only: unset RUNS_FLEET_SECRETS_BACKEND"
+    );
+    anyhow::ensure!(
+        config.tuning.time_divisor <= 2,
+        "RUNS_FLEET_TEST_TIME_DIVISOR above 2 leaves an attempt no time for a request to EC2"
     );
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let rng: Arc<dyn Rng> = Arc::new(SystemRng);
@@ -188,7 +191,9 @@ impl Queues {
         let (webhook, pool) = (shared("webhook", &urls.webhook), shared("pool", &urls.pool));
         let housekeeping = shared("housekeeping", &urls.housekeeping);
         if events.is_none() {
-            warn!("RUNS_FLEET_EVENTS_QUEUE_URL is not set: spot warnings do not arrive, lost machines are noticed late");
+            warn!(
+                "RUNS_FLEET_EVENTS_QUEUE_URL is not set: spot warnings do not arrive, lost machines are noticed late"
+            );
         }
         if pool.is_some() {
             warn!("RUNS_FLEET_POOL_QUEUE_URL names a queue that nothing uses; its depth is shown");

@@ -28,7 +28,9 @@ use crate::{cli, commands};
 
 /// Reports, events, and webhooks of a gateway handled at the same time, each.
 const SIGNALS: usize = 10;
-/// Between ticks of the watchdog behind `/health`.
+/// How often the main queue is asked for before the start is given up.
+const STARTS: u32 = 10;
+/// Between those, and between ticks of the watchdog behind `/health`.
 const TICK: Duration = Duration::from_secs(1);
 /// How long open HTTP requests may take once nobody routes here any more.
 const HTTP_CLOSE: Duration = Duration::from_secs(5);
@@ -129,7 +131,7 @@ async fn run(
     let timings = settings.timings;
     let divisor = config.tuning.time_divisor;
     let (main, rng, clock) = (Arc::clone(&ports.main), Arc::clone(&ports.rng), Arc::clone(&ports.clock));
-    main.ping().await.context("the main queue does not answer")?;
+    answering(&*main).await.context("the main queue does not answer")?;
     let dispatch = Dispatch::new(ports, settings);
     if alone {
         dispatch.recover_own_leases().await.context("the store does not answer")?;
@@ -210,6 +212,18 @@ async fn run(
     }
     info!(event = "server_stopped", clean, "stopped");
     Ok(clean)
+}
+
+/// Waits for the main queue: a moment's throttling is no reason not to start.
+async fn answering(main: &dyn Queue) -> Result<(), queue::Error> {
+    for _ in 1..STARTS {
+        match main.ping().await {
+            Err(error) if error.is_retryable() => warn!(%error, "the main queue does not answer yet"),
+            answer => return answer,
+        }
+        tokio::time::sleep(TICK).await;
+    }
+    main.ping().await
 }
 
 fn config_warnings(loaded: &Loaded) -> Vec<ConfigWarning> {

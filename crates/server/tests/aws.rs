@@ -4,11 +4,11 @@
 #![cfg(all(feature = "aws", feature = "local"))]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::disallowed_methods, reason = "tests, against a real clock")]
 
-mod support;
 #[path = "support/account.rs"]
 mod account;
 #[path = "support/faults.rs"]
 mod faults;
+mod support;
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use account::{Account, Gateway, Machines, up};
 use faults::{BadAws, Weather};
 use provider::HandOver;
 use secrecy::SecretString;
@@ -23,7 +24,6 @@ use simulation::chance::SeededRng;
 use simulation::github::http::{APP_PRIVATE_KEY, SimConfig, SimulatedGitHub};
 use simulation::github::model::OwnerKind;
 use simulation::load::{self, End, Load};
-use account::{Account, Gateway, Machines, up};
 use support::{Process, free_port, program, request, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -200,5 +200,5 @@ async fn every_job_is_served_and_nothing_is_left() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bad_weather_loses_no_job_and_leaks_no_machine() {
     let weather = Weather { throttled: 0.02, lost: 0.01, partial: 0.2, no_capacity: 0.15 };
-    whole_system(jobs(300), Trouble { weather: Some(weather), kills: 4, divisor: 4 }).await;
+    whole_system(jobs(300), Trouble { weather: Some(weather), kills: 4, divisor: 2 }).await;
 }

@@ -1,10 +1,14 @@
 //! Jobs launched together.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use domain::gh::Conclusion;
 use domain::ids::JobId;
 use domain::job::JobState;
+use fleet::Ec2Compute;
+use fleet::ec2::Subnet;
+use simulation::cloud::{self, Cloud};
 
 use crate::support::faults::{Mishap, Which};
 use crate::support::github::LABEL;
@@ -48,6 +52,36 @@ async fn a_thousand_jobs_take_no_more_than_twenty_five_calls() {
     world.must_have_launched(1000);
     let served: BTreeSet<JobId> = orders.iter().flat_map(|o| o.slots.iter().map(|s| s.job)).collect();
     assert_eq!(served, jobs.into_iter().collect());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_jobs_on_ec2_take_no_more_than_twenty_five_fleets() {
+    let mut world = wide(512);
+    world.laws.suspended.store(true, std::sync::atomic::Ordering::Relaxed);
+    let subnet = |zone: &str| Subnet { id: format!("subnet-{zone}"), zone: zone.to_owned(), free_addresses: 4_000 };
+    let nature = cloud::World { subnets: vec![subnet("1a"), subnet("1c")], ..cloud::World::default() };
+    let ec2 = Cloud::new(nature, Arc::clone(&world.clock));
+    let settings = fleet::Settings {
+        launch_template: "runs-fleet-runner".to_owned(),
+        spot_enabled: true,
+        default_subnets: vec!["subnet-1a".to_owned(), "subnet-1c".to_owned()],
+        ..fleet::Settings::default()
+    };
+    let (clock, rng) = (Arc::clone(&world.clock), Arc::clone(&world.rng));
+    let compute = Ec2Compute::new(ec2.clone(), settings, None, clock, rng, world.metrics.clone());
+    world.cloud = Some(Arc::new(compute));
+    world.boot_without_sweeps();
+    queue(&world, 1000);
+    let began = tokio::time::Instant::now();
+    world
+        .until("every job has its instance", minutes(3), async |w| {
+            w.jobs().by_state(JobState::Launched, None, None).await.unwrap().len() == 1000
+        })
+        .await;
+    println!("{} fleets in {:?}", ec2.calls("CreateFleet"), began.elapsed());
+    assert!(ec2.calls("CreateFleet") <= 25, "{}", ec2.calls("CreateFleet"));
+    assert_eq!(ec2.instances().len(), 1000, "as many instances as jobs");
+    assert_eq!(ec2.calls("DescribeInstances"), 0, "a launch describes nothing");
 }
 
 #[tokio::test(start_paused = true)]

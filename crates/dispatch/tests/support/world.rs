@@ -16,7 +16,7 @@ use github::client::{Client, ClientConfig};
 use github::labels::Aliases;
 use github::mint;
 use github::webhook::Secrets;
-use provider::Machine;
+use provider::{Compute, Machine};
 use queue::{Consumer, ConsumerConfig, MemoryQueues, Queue, QueueConfig};
 use secrecy::SecretString;
 use simulation::chance::SeededRng;
@@ -58,12 +58,14 @@ pub struct World {
     pub permits: usize,
     /// How long an answer of GitHub takes.
     pub github_takes: Duration,
+    /// Stands behind the port to machines instead of [`World::machines`].
+    pub cloud: Option<Arc<dyn Compute>>,
     table: Arc<Memory>,
     pub reports: Arc<dyn Queue>,
     pub events: Arc<dyn Queue>,
-    clock: Arc<dyn Clock>,
-    rng: Arc<dyn Rng>,
-    metrics: Metrics,
+    pub clock: Arc<dyn Clock>,
+    pub rng: Arc<dyn Rng>,
+    pub metrics: Metrics,
     boots: u32,
     boot: Option<Boot>,
     _tasks: JoinSet<()>,
@@ -103,6 +105,7 @@ impl World {
             report_secret: None,
             permits: 20,
             github_takes: Duration::from_millis(20),
+            cloud: None,
             table: Arc::new(Memory::new(Arc::clone(&clock))),
             reports,
             events,
@@ -220,7 +223,12 @@ impl World {
             markers: Markers::new(table, Arc::clone(&clock)),
             main: self.reach(&self.main, &process),
             dead_letters: Some(Arc::clone(&self.dead_letters)),
-            compute: Arc::new(ProcessCompute { process: Arc::clone(&process), machines: Arc::clone(&self.machines) }),
+            compute: match &self.cloud {
+                Some(cloud) => Arc::clone(cloud),
+                None => {
+                    Arc::new(ProcessCompute { process: Arc::clone(&process), machines: Arc::clone(&self.machines) })
+                }
+            },
             hand_over: Arc::new(ProcessHandOver {
                 process: Arc::clone(&process),
                 documents: Arc::clone(&self.documents),

@@ -90,7 +90,7 @@ pub(super) fn fleet_answer(answer: CreateFleetOutput) -> FleetAnswer {
         let from = Place::from(from);
         let launched = FleetInstance {
             id: String::new(),
-            instance_type: group.instance_type.map(word).or(from.instance_type).unwrap_or_default(),
+            instance_type: group.instance_type.as_ref().map(word).or(from.instance_type).unwrap_or_default(),
             zone: named(group.availability_zone).or(from.zone),
             subnet: named(group.subnet_id).or(from.subnet),
             spot: group.lifecycle == Some(InstanceLifecycle::Spot),
@@ -126,14 +126,14 @@ impl From<Option<FleetLaunchTemplateOverrides>> for Place {
     fn from(from: Option<FleetLaunchTemplateOverrides>) -> Self {
         let Some(from) = from else { return Self { instance_type: None, subnet: None, zone: None } };
         Self {
-            instance_type: named(from.instance_type.map(word)),
+            instance_type: named(from.instance_type.as_ref().map(word)),
             subnet: named(from.subnet_id),
             zone: named(from.availability_zone),
         }
     }
 }
 
-fn word(instance_type: InstanceType) -> String {
+fn word(instance_type: &InstanceType) -> String {
     instance_type.as_str().to_owned()
 }
 
@@ -147,7 +147,7 @@ pub(super) fn instance(instance: types::Instance) -> Option<Instance> {
     Some(Instance {
         id: instance.instance_id?,
         state: instance.state.and_then(|s| s.name).map_or_else(|| "unknown".to_owned(), |n| n.as_str().to_owned()),
-        instance_type: instance.instance_type.map(word).unwrap_or_default(),
+        instance_type: instance.instance_type.as_ref().map(word).unwrap_or_default(),
         zone: named(instance.placement.and_then(|p| p.availability_zone)),
         spot: instance.instance_lifecycle == Some(InstanceLifecycleType::Spot),
         launched_at: instance.launch_time.and_then(timestamp),
@@ -174,7 +174,7 @@ pub(super) fn prices(mut history: Vec<types::SpotPrice>) -> Vec<SpotPrice> {
     let mut seen = HashSet::new();
     let rows = history.into_iter().filter_map(|row| {
         let usd = row.spot_price?.parse::<f64>().ok().filter(|usd| usd.is_finite() && *usd > 0.0)?;
-        Some(SpotPrice { instance_type: row.instance_type.map(word)?, zone: row.availability_zone?, usd })
+        Some(SpotPrice { instance_type: row.instance_type.as_ref().map(word)?, zone: row.availability_zone?, usd })
     });
     rows.filter(|row| seen.insert((row.instance_type.clone(), row.zone.clone()))).collect()
 }

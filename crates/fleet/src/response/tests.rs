@@ -22,11 +22,12 @@ fn instance(n: u32) -> FleetInstance {
 }
 
 #[test]
-fn the_worst_error_speaks_for_the_missing() {
+fn missing_capacity_speaks_for_the_missing_and_else_the_worst_error() {
     let class = |codes: &[&str]| shortfall(&codes.iter().map(|c| error(c, None)).collect::<Vec<_>>()).class;
     assert_eq!(class(&[]), Class::Capacity, "an empty answer");
     assert_eq!(class(&["InternalError", "InsufficientInstanceCapacity"]), Class::Capacity);
-    assert_eq!(class(&["InsufficientInstanceCapacity", "VcpuLimitExceeded"]), Class::Quota);
+    assert_eq!(class(&["VcpuLimitExceeded", "InvalidBlockDeviceMapping"]), Class::Quota);
+    assert_eq!(class(&["UnauthorizedOperation", "InsufficientInstanceCapacity"]), Class::Capacity);
     assert_eq!(class(&["InvalidAMIID.NotFound", "InvalidBlockDeviceMapping"]), Class::Deployment);
     assert_eq!(class(&["InvalidAMIID.NotFound", "UnauthorizedOperation"]), Class::Credentials);
 }

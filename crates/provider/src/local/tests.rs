@@ -43,11 +43,8 @@ async fn open_with(root: &Path, script: &str, keep: Keep, clock: Arc<dyn Clock>)
 }
 
 fn order(launch: &str, jobs: &[u64]) -> Order {
-    let slot = |job: &u64| Slot {
-        job: JobId::new(*job).unwrap(),
-        run: RunId::new(7),
-        repo: "acme/shop".parse().unwrap(),
-    };
+    let slot =
+        |job: &u64| Slot { job: JobId::new(*job).unwrap(), run: RunId::new(7), repo: "acme/shop".parse().unwrap() };
     Order {
         launch_id: launch.into(),
         spec: LaunchSpec { instance_type: "c7g.large".to_owned(), ..LaunchSpec::default() },

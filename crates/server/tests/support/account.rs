@@ -7,8 +7,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -96,7 +96,15 @@ impl Account {
 
     /// Every queue there is, dead letters included.
     pub(crate) fn queues(&self) -> Vec<Arc<dyn Queue>> {
-        self.names.keys().filter(|name| name.contains("QUEUE")).map(|name| self.queue(name)).collect()
+        let own = self.names.iter().filter(|(name, _)| name.contains("QUEUE")).map(|(_, url)| url.clone());
+        let dead = own.clone().filter(|url| !url.contains("-dlq") && !url.contains("housekeeping"));
+        let dead = dead.map(|url| match url.strip_suffix(".fifo") {
+            Some(url) => format!("{url}-dlq.fifo"),
+            None => format!("{url}-dlq"),
+        });
+        let urls: BTreeSet<_> = own.chain(dead).collect();
+        let open = |url: &String| queue::SqsQueue::new(&self.emulator.sdk(), emulator::silent(), url, url);
+        urls.iter().map(|url| Arc::new(open(url)) as Arc<dyn Queue>).collect()
     }
 
     pub(crate) fn instances(&self) -> AwsEc2 {

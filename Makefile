@@ -80,6 +80,7 @@ lint: ## Check formatting, lints and scripts
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked $(LOCAL) --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --features aws $(SERVER) -- -D warnings
 	bash -n .ci/run
 	if command -v shellcheck >/dev/null; then shellcheck .ci/run; fi
 	if command -v actionlint >/dev/null; then actionlint; fi

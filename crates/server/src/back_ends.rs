@@ -1,12 +1,11 @@
 //! From the configuration to the ports: which back end stands behind which.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use config::Config;
 use dispatch::{Ports, ReportTokens, Settings};
-use domain::clock::{Clock, Rng, SystemClock, SystemRng};
+use domain::clock::{Clock, Rng};
 use domain::timings::Timings;
 use futures::future::BoxFuture;
 use github::client::{Client, ClientConfig, OctocrabExchange};
@@ -63,11 +62,12 @@ pub(crate) async fn cloud(config: &Config, _: bool, _: Metrics) -> anyhow::Resul
 #[cfg(feature = "local")]
 pub(crate) async fn local(
     config: &Config,
-    dir: &Path,
+    dir: &std::path::Path,
     agents: std::collections::BTreeMap<String, String>,
     simulated_github: bool,
     metrics: Metrics,
 ) -> anyhow::Result<BackEnds> {
+    use domain::clock::{SystemClock, SystemRng};
     use provider::local::{FileHandOver, Keep, ProcessCompute};
     use queue::{QueueConfig, SpoolQueue, SqliteQueues};
 

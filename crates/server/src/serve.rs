@@ -152,21 +152,18 @@ async fn run(
     let (stop, close) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = JoinSet::new();
     let worker = Arc::new(Worker { dispatch: Arc::clone(&dispatch), secrets: secrets.clone() });
-    // An attempt bounds itself; the consumer's deadline is the net below it.
-    let mut consuming = ConsumerConfig::new(config.tuning.dispatch_concurrency).divided(divisor);
-    consuming.deadline = timings.process + timings.cleanup * 2;
-    let signals: [(Option<Arc<dyn Queue>>, Arc<dyn Handler>); 3] = [
-        (reports, Arc::new(Reports(Arc::clone(&dispatch)))),
-        (events, Arc::new(Events(Arc::clone(&dispatch)))),
-        (webhooks, Arc::new(Webhooks(Arc::clone(&worker)))),
-    ];
-    for (queue, handler) in signals {
-        let Some(queue) = queue else { continue };
-        let consuming = ConsumerConfig { permits: SIGNALS, ..consuming.clone() };
+    let mut consume = |queue: Option<Arc<dyn Queue>>, permits: usize, handler: Arc<dyn Handler>| {
+        let Some(queue) = queue else { return };
+        let mut consuming = ConsumerConfig::new(permits).divided(divisor);
+        // An attempt bounds itself; the consumer's deadline is the net below it.
+        consuming.deadline = timings.process + timings.cleanup * 2;
         let consumer = Consumer::observed(queue, consuming, handler, Arc::clone(&rng), observer.clone());
         tasks.spawn(consumer.run(stop.clone()));
-    }
-    tasks.spawn(Consumer::observed(main, consuming, worker, rng, observer).run(stop.clone()));
+    };
+    consume(reports, SIGNALS, Arc::new(Reports(Arc::clone(&dispatch))));
+    consume(events, SIGNALS, Arc::new(Events(Arc::clone(&dispatch))));
+    consume(webhooks, SIGNALS, Arc::new(Webhooks(Arc::clone(&worker))));
+    consume(Some(main), config.tuning.dispatch_concurrency, worker);
     let mut keeping = JoinSet::new();
     for task in upkeep {
         keeping.spawn(task);

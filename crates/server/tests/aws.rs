@@ -3,6 +3,7 @@
 
 #![cfg(all(feature = "aws", feature = "local"))]
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::disallowed_methods, reason = "tests, against a real clock")]
+#![allow(clippy::print_stdout, reason = "what a run came to is worth a line")]
 
 #[path = "support/account.rs"]
 mod account;

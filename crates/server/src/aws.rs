@@ -74,7 +74,7 @@ pub(crate) async fn back_ends(config: &Config, simulated: bool, metrics: Metrics
     let ports = Ports {
         jobs: db::Jobs::new(Arc::clone(&table), Arc::clone(&clock)),
         runners: db::Runners::new(Arc::clone(&table), Arc::clone(&clock)),
-        markers: db::Markers::new(table, Arc::clone(&clock)),
+        markers: db::Markers::new(small_rows(config, table, &clock), Arc::clone(&clock)),
         main: queues.main.clone(),
         dead_letters: queues.dead_letters.clone(),
         compute: compute.clone(),
@@ -109,6 +109,14 @@ fn place(instance_profile: &str, region: &str) -> Option<InstancePlace> {
         region: region.to_owned(),
         account: account.to_owned(),
     })
+}
+
+/// Where small rows live. Without a table for them they live in this process and die with it: enough for one replica.
+fn small_rows(config: &Config, table: Arc<dyn db::Table>, clock: &Arc<dyn Clock>) -> Arc<dyn db::Table> {
+    match (config.store.kind, &config.store.pools_table) {
+        (StoreKind::DynamoDb, None) => Arc::new(db::Memory::new(Arc::clone(clock))),
+        _ => table,
+    }
 }
 
 /// The store, and whether nobody else can be using it.

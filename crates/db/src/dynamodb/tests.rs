@@ -7,7 +7,7 @@ use super::select::Checked;
 use super::tables::{Found, FoundIndex, Step, compare, next};
 use super::value::{from_row, to_row};
 use super::*;
-use crate::schema::{JOBS, LOCKS, POOL_STATUS, POOLS, STATUS_CREATED};
+use crate::schema::{CIRCUITS, JOBS, LOCKS, POOL_STATUS, POOLS, STATUS_CREATED};
 
 fn row(pairs: &[(&str, Value)]) -> Item {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
@@ -295,6 +295,9 @@ fn deviations_of_a_table_are_told_apart() {
     assert_eq!(next(jobs, None), Some(Step::Create));
     let missing = compare(jobs, None).fatal.join("");
     assert!(missing.contains("my-jobs") && missing.contains("setup --create"), "{missing}");
+    let circuits = TableNames::new().table(&CIRCUITS, "my-circuits");
+    let bearable = compare(&super::layouts(&circuits)[0], None);
+    assert_eq!((bearable.fatal.len(), bearable.warnings.len()), (0, 1), "spot capacity is used all the same");
 }
 
 #[test]

@@ -25,7 +25,7 @@ use simulation::chance::SeededRng;
 use simulation::github::http::{APP_PRIVATE_KEY, SimConfig, SimulatedGitHub};
 use simulation::github::model::OwnerKind;
 use simulation::load::{self, End, Load};
-use support::{Process, free_port, get, program, request, signal};
+use support::{Process, free_port, program, request, signal};
 use tokio_util::sync::CancellationToken;
 
 const SECRET: &str = "webhook-secret-0123456789";
@@ -111,8 +111,12 @@ struct Trouble {
     divisor: u32,
 }
 
+/// One at a time: each is as much as a small machine can bear.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Runs `jobs` jobs to their end, then looks whether anything is left.
 async fn whole_system(jobs: u64, trouble: Trouble) {
+    let _alone = ALONE.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut account = tokio::task::spawn_blocking(Account::create).await.unwrap();
     let bad = match trouble.weather {
@@ -165,11 +169,6 @@ async fn whole_system(jobs: u64, trouble: Trouble) {
         () = nothing_is_left(&account) => {}
         () = machines.run(&ec2) => {}
     }
-    let metrics = tokio::task::spawn_blocking(move || get(address, "/metrics").body).await.unwrap();
-    for service in ["SQS", "DynamoDB", "EC2", "SSM"] {
-        assert!(metrics.contains(&format!("service=\"{service}\"")), "calls of {service} are counted: {metrics}");
-    }
-    assert!(trouble.weather.is_none() || metrics.contains("aws_call_failures_total{"), "{metrics}");
     let mut server = server.into_inner().unwrap();
     server.process.terminate();
     let status = tokio::task::spawn_blocking(move || server.process.wait(Duration::from_secs(60))).await.unwrap();

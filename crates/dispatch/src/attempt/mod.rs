@@ -163,8 +163,9 @@ impl Dispatch {
                 None => self.wake_another(class, deadline).await,
             }
         }
-        // Within a budget of its own, never what is left of the attempt's.
-        match tokio::time::timeout(timings.cleanup, self.compensate(&mut attempt, failure)).await {
+        // A budget of its own behind the attempt's, and what the attempt left of that: a store that is slow must not turn
+        // a failure that is known into a strike.
+        match tokio::time::timeout_at(deadline + timings.cleanup, self.compensate(&mut attempt, failure)).await {
             Ok(disposition) => disposition,
             Err(_) => Ok(keep_for(timings.lease)),
         }

@@ -25,7 +25,7 @@ use simulation::chance::SeededRng;
 use simulation::github::http::{APP_PRIVATE_KEY, SimConfig, SimulatedGitHub};
 use simulation::github::model::OwnerKind;
 use simulation::load::{self, End, Load};
-use support::{Process, free_port, program, request, signal};
+use support::{Process, free_port, get, program, request, signal};
 use tokio_util::sync::CancellationToken;
 
 const SECRET: &str = "webhook-secret-0123456789";
@@ -168,6 +168,13 @@ async fn whole_system(jobs: u64, trouble: Trouble) {
     tokio::select! {
         () = nothing_is_left(&account) => {}
         () = machines.run(&ec2) => {}
+    }
+    let metrics = tokio::task::spawn_blocking(move || get(address, "/metrics").body).await.unwrap();
+    // One that was killed and started again has perhaps not needed them all.
+    let services: &[&str] =
+        if trouble.weather.is_none() { &["SQS", "DynamoDB", "EC2", "SSM"] } else { &["SQS", "DynamoDB"] };
+    for service in services {
+        assert!(metrics.contains(&format!("service=\"{service}\"")), "calls of {service} are counted: {metrics}");
     }
     let mut server = server.into_inner().unwrap();
     server.process.terminate();

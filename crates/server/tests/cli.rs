@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use support::{PRIVATE_KEY, program, run, run_with_input, text};
 
 const WEBHOOK_SECRET: &str = "webhook-secret-0123456789";
+#[cfg(feature = "aws")]
+const AWS_SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
 
 fn code(output: &Output) -> i32 {
     output.status.code().expect("not killed")
@@ -243,12 +245,31 @@ fn wrong_usage_is_exit_code_two() {
 }
 
 #[test]
+#[cfg(not(feature = "aws"))]
 fn serve_refuses_to_start_without_a_cloud_back_end() {
     let output = run(complete(program().arg("serve")));
     let all = text(&output);
     assert_eq!(code(&output), 1, "{all}");
     assert!(all.contains("no back end for RUNS_FLEET_MODE=ec2") && all.contains("runs-fleet-server local"), "{all}");
     assert!(!all.contains(WEBHOOK_SECRET) && !all.contains("PRIVATE KEY"), "{all}");
+}
+
+#[test]
+#[cfg(feature = "aws")]
+fn serve_says_that_aws_does_not_answer() {
+    let nobody = format!("http://127.0.0.1:{}", support::free_port());
+    let mut serve = program();
+    complete(serve.arg("serve"))
+        .env("AWS_ENDPOINT_URL", nobody)
+        .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+        .env("AWS_SECRET_ACCESS_KEY", AWS_SECRET);
+    let output = run(&mut serve);
+    let all = text(&output);
+    assert_eq!(code(&output), 1, "{all}");
+    assert!(all.contains("runs-fleet-server: the tables are not as they must be: the store did not answer"), "{all}");
+    for secret in [WEBHOOK_SECRET, "PRIVATE KEY", AWS_SECRET] {
+        assert!(!all.contains(secret), "{all}");
+    }
 }
 
 #[test]

@@ -50,9 +50,11 @@ impl Intercept for Calls {
         "Calls"
     }
 
-    fn read_before_execution(
+    // Not before_execution: a client's interceptors get that before the operation has said its name.
+    fn read_before_serialization(
         &self,
         _: &BeforeSerializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if let Some(what) = config.load::<Metadata>() {

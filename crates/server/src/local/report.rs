@@ -20,6 +20,8 @@ use super::chaos::Kills;
 
 /// How long records may take to follow once GitHub has concluded everything.
 const SETTLE: Duration = Duration::from_secs(60);
+/// How long machines may take to be cleared away after that.
+const CLEAR: Duration = Duration::from_secs(15);
 
 /// The result of a run.
 #[derive(Debug, Serialize)]
@@ -90,6 +92,7 @@ pub(super) async fn gather(
     let table = db::Sqlite::open_read_only(&Layout::new(dir).store(), Arc::clone(&clock))?;
     let jobs = Jobs::new(Arc::new(table), clock);
     let unsettled_records = settled(&jobs).await?;
+    cleared(&Layout::new(dir)).await;
     let machines = read_machines(dir)?;
     let received = received(&jobs, &machines).await?;
     let c = github.counters();
@@ -145,6 +148,18 @@ async fn settled(jobs: &Jobs) -> anyhow::Result<u64> {
         if open == 0 || tokio::time::Instant::now() > deadline {
             return Ok(open);
         }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until no hand-over and no report is left, for a while: the end of a job may be known before its machine's.
+async fn cleared(layout: &Layout) {
+    let empty = |dir: &Path| {
+        std::fs::read_dir(dir)
+            .map_or(true, |mut entries| entries.all(|entry| entry.is_ok_and(|entry| !entry.path().is_file())))
+    };
+    let deadline = tokio::time::Instant::now() + CLEAR;
+    while !(empty(&layout.hand_overs()) && empty(&layout.spool())) && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

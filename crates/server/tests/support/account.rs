@@ -82,6 +82,7 @@ impl Account {
             ("RUNS_FLEET_LAUNCH_TEMPLATE_NAME", TEMPLATE),
             ("RUNS_FLEET_SHUTDOWN_DRAIN_DELAY_SECONDS", "0"),
             ("RUNS_FLEET_INGEST_RATE_PER_REPO", "0"),
+            ("RUNS_FLEET_METRICS_PROMETHEUS_ENABLED", "true"),
         ];
         env.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
         env.extend(self.more.clone());

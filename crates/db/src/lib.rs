@@ -18,7 +18,7 @@ pub mod dynamodb;
 pub mod jobs;
 pub mod locks;
 pub mod markers;
-pub mod memory;
+mod memory;
 pub mod pools;
 pub mod runners;
 pub mod schema;
@@ -35,7 +35,7 @@ pub use dynamodb::{DynamoDb, TableNames};
 pub use jobs::{Change, Committed, JobFilter, Jobs, Listing};
 pub use locks::Locks;
 pub use markers::Markers;
-pub use memory::Memory;
+pub use memory::{Memory, Watch};
 pub use pools::Pools;
 pub use runners::Runners;
 #[cfg(feature = "local")]

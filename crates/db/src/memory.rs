@@ -10,48 +10,108 @@ use domain::clock::Clock;
 use crate::cond::{self, Effect, Key};
 use crate::table::{Cond, Error, Item, Outcome, Query, Schema, Table, Update, Value, Write};
 
+/// Who hears of every change, after it was made. Called while the table is locked: it must not call back.
+pub trait Watch: Send + Sync {
+    /// A row was created (`before` is none), changed, or removed (`after` is none).
+    fn wrote(&self, table: &'static Schema, before: Option<&Item>, after: Option<&Item>);
+}
+
 /// See the module.
 pub struct Memory {
     clock: Arc<dyn Clock>,
+    watch: Option<Arc<dyn Watch>>,
     tables: Mutex<BTreeMap<&'static str, Rows>>,
 }
 
-#[derive(Default)]
 struct Rows {
+    table: &'static Schema,
     rows: BTreeMap<Key, Item>,
+    /// Rows that will expire, by when.
+    expiring: BTreeSet<(i64, Key)>,
     /// Place of the index in the schema, hash, range, key.
     index: BTreeSet<(usize, Key, Option<Key>, Key)>,
 }
 
 impl Rows {
-    fn replace(&mut self, effect: Effect) {
-        let Effect { table, key, before, after } = effect;
-        for (place, hash, range) in before.iter().flat_map(|row| cond::entries(table, row)) {
-            self.index.remove(&(place, hash, range, key.clone()));
+    const fn of(table: &'static Schema) -> Self {
+        Self { table, rows: BTreeMap::new(), expiring: BTreeSet::new(), index: BTreeSet::new() }
+    }
+
+    fn expiry(&self, row: &Item) -> Option<i64> {
+        match row.get(self.table.ttl?) {
+            Some(Value::N(at)) => Some(*at),
+            _ => None,
         }
-        for (place, hash, range) in after.iter().flat_map(|row| cond::entries(table, row)) {
-            self.index.insert((place, hash, range, key.clone()));
+    }
+
+    fn replace(&mut self, key: Key, after: Option<Item>) -> Option<Item> {
+        let before = self.rows.remove(&key);
+        if let Some(row) = &before {
+            for (place, hash, range) in cond::entries(self.table, row) {
+                self.index.remove(&(place, hash, range, key.clone()));
+            }
+            if let Some(at) = self.expiry(row) {
+                self.expiring.remove(&(at, key.clone()));
+            }
         }
-        match after {
-            Some(row) => self.rows.insert(key, row),
-            None => self.rows.remove(&key),
-        };
+        if let Some(row) = after {
+            for (place, hash, range) in cond::entries(self.table, &row) {
+                self.index.insert((place, hash, range, key.clone()));
+            }
+            if let Some(at) = self.expiry(&row) {
+                self.expiring.insert((at, key.clone()));
+            }
+            self.rows.insert(key, row);
+        }
+        before
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.replace(key.clone(), None);
     }
 }
 
 impl Memory {
     /// An empty store whose rows expire by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, tables: Mutex::default() }
+        Self { clock, watch: None, tables: Mutex::default() }
+    }
+
+    /// The same, whose changes somebody hears of.
+    pub fn watched(clock: Arc<dyn Clock>, watch: Arc<dyn Watch>) -> Self {
+        Self { watch: Some(watch), ..Self::new(clock) }
+    }
+
+    /// Really removes rows that have expired. Nobody sees them any more; this frees their memory.
+    pub fn expire(&self) {
+        let now = self.now();
+        self.with(|tables| {
+            for rows in tables.values_mut() {
+                let expired: Vec<Key> =
+                    rows.expiring.range(..(now, Key::N(i64::MIN))).map(|(_, key)| key.clone()).collect();
+                for key in expired {
+                    rows.remove(&key);
+                }
+            }
+        });
+    }
+
+    /// Removes a row without the checks of a write: the opposite of [`Memory::restore`].
+    pub fn forget(&self, table: &'static Schema, key: &Value) -> Result<(), Error> {
+        let key = Key::of(table, key)?;
+        self.with(|tables| {
+            if let Some(rows) = tables.get_mut(table.name) {
+                rows.remove(&key);
+            }
+        });
+        Ok(())
     }
 
     /// Stores a row as another implementation left it, without the checks of a write: for tests of legacy rows.
     pub fn restore(&self, table: &'static Schema, item: Item) -> Result<(), Error> {
         let key = Key::of(table, item.get(table.key).unwrap_or(&Value::Bool(false)))?;
         self.with(|tables| {
-            let rows = tables.entry(table.name).or_default();
-            let before = rows.rows.get(&key).cloned();
-            rows.replace(Effect { table, key, before, after: Some(item) });
+            tables.entry(table.name).or_insert_with(|| Rows::of(table)).replace(key, Some(item));
         });
         Ok(())
     }
@@ -75,8 +135,17 @@ impl Memory {
                 return Ok(Outcome::Lost);
             };
             let first = effects.first().and_then(|effect| effect.after.clone());
-            for effect in effects {
-                tables.entry(effect.table.name).or_default().replace(effect);
+            for Effect { table, key, after, .. } in effects {
+                let rows = tables.entry(table.name).or_insert_with(|| Rows::of(table));
+                match &self.watch {
+                    Some(watch) => {
+                        let before = rows.replace(key.clone(), after);
+                        watch.wrote(table, before.as_ref(), rows.rows.get(&key));
+                    }
+                    None => {
+                        rows.replace(key, after);
+                    }
+                }
             }
             Ok(Outcome::Applied(first))
         })
@@ -118,7 +187,7 @@ impl Table for Memory {
         let bound = |value: Option<Value>| value.map(|value| Key::of(table, &value)).transpose();
         let (from, until) = (bound(query.from)?, bound(query.until)?);
         Ok(self.with(|tables| {
-            let Some(Rows { rows, index }) = tables.get(table.name) else {
+            let Some(Rows { rows, index, .. }) = tables.get(table.name) else {
                 return Vec::new();
             };
             let start = (place, hash.clone(), from, Key::N(i64::MIN));

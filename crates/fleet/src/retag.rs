@@ -63,6 +63,7 @@ impl Retag {
             match self.due() {
                 Ok(set) => self.write(caller, set).await,
                 Err(Some(next)) => tokio::select! {
+                    biased;
                     () = changed => {}
                     () = sleep_until(next) => {}
                 },

@@ -19,3 +19,5 @@ pub mod cloud;
 pub mod github;
 pub mod load;
 pub mod runner;
+#[cfg(feature = "world")]
+pub mod world;

@@ -122,6 +122,6 @@ impl Drop for Ticket {
         if let Ok(Ok(machine)) = self.answer.try_recv() {
             self.batcher.spare(machine, self.class.take());
         }
-        self.batcher.changed.send_replace(());
+        self.batcher.changed.notify_waiters();
     }
 }

@@ -29,7 +29,7 @@ use domain::launch::LaunchSpec;
 use provider::Compute;
 use provider::compute::{Error, Machine, Order, Slot};
 use telemetry::Metrics;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -74,7 +74,7 @@ pub(crate) struct Batcher {
     limits: Limits,
     dispatch: Weak<Dispatch>,
     state: Mutex<State>,
-    changed: watch::Sender<()>,
+    changed: Notify,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -160,7 +160,7 @@ impl Batcher {
             limits: Limits { max: limits.max.max(1), ..limits },
             dispatch,
             state: Mutex::default(),
-            changed: watch::Sender::new(()),
+            changed: Notify::new(),
             tasks: Mutex::default(),
         })
     }
@@ -195,7 +195,7 @@ impl Batcher {
         if is_new {
             self.spawn(Arc::clone(self).run(launch.clone()));
         }
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
         Place::new(self, launch)
     }
 
@@ -218,7 +218,7 @@ impl Batcher {
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut lock(&self.state));
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
         result
     }
 
@@ -248,6 +248,7 @@ impl Batcher {
         }
         // The provider's budget of calls is waited for with the batch still open: it fills meanwhile.
         tokio::select! {
+            biased;
             () = self.compute.ready() => {}
             () = self.deserted(&launch) => return,
         }
@@ -258,9 +259,8 @@ impl Batcher {
 
     /// Waits until the batch should go. `false`: nobody is left in it.
     async fn gather(&self, launch: &LaunchId) -> bool {
-        let mut changes = self.changed.subscribe();
         loop {
-            changes.mark_unchanged();
+            let changed = self.changed.notified();
             let now = Instant::now();
             let (next, until) = {
                 let mut state = lock(&self.state);
@@ -278,7 +278,8 @@ impl Batcher {
                 Step::Flush => return true,
                 Step::Wait => {
                     tokio::select! {
-                        _ = changes.changed() => {}
+                        biased;
+                        () = changed => {}
                         () = tokio::time::sleep_until(until) => {}
                     }
                 }
@@ -301,13 +302,13 @@ impl Batcher {
     }
 
     async fn wait(&self, launch: &LaunchId, mut so: impl FnMut(&mut Batch) -> bool + Send) {
-        let mut changes = self.changed.subscribe();
         loop {
-            changes.mark_unchanged();
+            let changed = self.changed.notified();
             let done = lock(&self.state).batches.iter_mut().find(|b| b.launch == *launch).is_none_or(&mut so);
-            if done || changes.changed().await.is_err() {
+            if done {
                 return;
             }
+            changed.await;
         }
     }
 

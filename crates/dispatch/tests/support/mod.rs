@@ -1,7 +1,7 @@
 //! A world for dispatch to live in: every port in memory, a GitHub that decides, machines with agents on them, on
 //! Tokio's paused clock. Processes of the orchestrator come and go in it; what they leave behind stays.
 //!
-//! * [`faults`] — what happens to single port calls: refused, answer lost, the process dies or freezes.
+//! * `faults` — what happens to single port calls: refused, answer lost, the process dies or freezes.
 //! * [`stores`] — table, queue and hand-over store behind such a fault.
 //! * [`github`] — GitHub's REST paths over the deterministic model of `simulation`.
 //! * [`machines`] — machines and the agents on them.
@@ -13,7 +13,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests may detach tasks; the world ends them")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-pub mod faults;
+pub use simulation::world::process as faults;
 pub mod github;
 pub mod laws;
 pub mod machines;

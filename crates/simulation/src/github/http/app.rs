@@ -58,7 +58,7 @@ async fn app(State(shared): State<Arc<Shared>>) -> Answer {
 }
 
 fn installation(shared: &Shared, login: &str, kind: OwnerKind) -> Value {
-    let id = shared.installation;
+    let id = shared.with(|model, _| model.installation_of(login));
     json!({
         "id": id,
         "account": shared.with(|model, _| model.account_json(login, kind)),
@@ -103,7 +103,7 @@ fn account_installation(shared: &Shared, login: &str, kind: OwnerKind) -> Reply 
 }
 
 async fn access_token(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Reply {
-    if id != shared.installation.to_string() {
+    if !shared.with(|model, _| id.parse().is_ok_and(|id| model.has_installation(id))) {
         return Err(Refusal::NotFound.into());
     }
     let (token, expires_at) = lock(&shared.gate).issue(&shared.rng.token(), shared.clock.now());

@@ -52,7 +52,7 @@ fn credential(headers: &HeaderMap) -> Result<&str, Answer> {
 
 async fn connect(State(shared): State<Arc<Shared>>, headers: HeaderMap, Json(hello): Json<Hello>) -> Reply {
     let credential = credential(&headers)?;
-    let hello = Connect { pid: hello.pid, process_started_ms: hello.process_started_ms };
+    let hello = Connect { pid: hello.pid, process_started_ms: hello.process_started_ms, attended: false };
     let id = shared.with(|model, now| model.connect(credential, hello, now))?;
     Ok(Answer::ok(json!({ "runner_id": id })))
 }

@@ -2,7 +2,7 @@
 
 use domain::clock::Timestamp;
 use domain::gh::Conclusion;
-use domain::ids::{JobId, RunId, RunnerId};
+use domain::ids::{JobId, Repo, RunId, RunnerId};
 use serde::Serialize;
 
 use super::Model;
@@ -131,7 +131,7 @@ pub struct RunnerReport {
 impl Model {
     /// The totals.
     pub fn counters(&self) -> Counters {
-        let queued = self.queued().count() as u64;
+        let queued = self.waiting.values().map(|jobs| jobs.len() as u64).sum();
         Counters { queued, in_progress: self.open.len() as u64 - queued, ..self.counters }
     }
 
@@ -150,6 +150,16 @@ impl Model {
             pid: r.session.as_ref().and_then(|s| s.pid),
         };
         self.runners.values().map(report).collect()
+    }
+
+    /// One attempt, if it is remembered.
+    pub fn job_report(&self, id: JobId) -> Option<JobReport> {
+        self.jobs.get(&id).map(report)
+    }
+
+    /// The repository of a job that is remembered.
+    pub fn repo_of(&self, id: JobId) -> Option<&Repo> {
+        Some(&self.runs.get(&self.jobs.get(&id)?.run)?.repo)
     }
 
     /// Where a job stands, if it is remembered.

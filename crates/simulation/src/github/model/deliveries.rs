@@ -21,6 +21,8 @@ pub struct Webhook {
     pub event: String,
     /// The payload's `action`, if it has one.
     pub action: Option<String>,
+    /// The job it is about.
+    pub job: Option<JobId>,
     /// The JSON text, as it was when the event happened.
     pub body: String,
     /// Whether somebody asked for this attempt.
@@ -62,7 +64,7 @@ impl Model {
                 "config": {"content_type": "json", "insecure_ssl": "0"},
             },
         });
-        self.emit("ping", None, body.to_string());
+        self.emit("ping", None, None, body.to_string());
     }
 
     /// Writes the outcome of an attempt into the log; answers its id there.
@@ -79,7 +81,8 @@ impl Model {
 
     /// The log, newest first, beginning below `before`.
     pub fn deliveries(&self, before: Option<u64>) -> impl Iterator<Item = &Delivery> {
-        self.log.iter().rev().filter(move |d| before.is_none_or(|before| d.id < before))
+        let end = before.map_or(self.log.len(), |before| self.log.partition_point(|d| d.id < before));
+        self.log.iter().take(end).rev()
     }
 
     /// One entry.
@@ -87,7 +90,8 @@ impl Model {
     /// # Errors
     /// `NotFound`.
     pub fn delivery(&self, id: u64) -> Result<&Delivery, Refusal> {
-        self.log.iter().find(|d| d.id == id).ok_or(Refusal::NotFound)
+        let place = self.log.binary_search_by_key(&id, |d| d.id).map_err(|_| Refusal::NotFound)?;
+        self.log.get(place).ok_or(Refusal::NotFound)
     }
 
     /// `POST /app/hook/deliveries/{id}/attempts`: the same webhook once more.
@@ -104,15 +108,15 @@ impl Model {
 
     pub(super) fn emit_job(&mut self, id: JobId) {
         if let Some((action, body)) = self.job_event(id) {
-            self.emit("workflow_job", Some(action.to_owned()), body.to_string());
+            self.emit("workflow_job", Some(action.to_owned()), Some(id), body.to_string());
         }
     }
 
-    fn emit(&mut self, event: &str, action: Option<String>, body: String) {
+    fn emit(&mut self, event: &str, action: Option<String>, job: Option<JobId>, body: String) {
         let token = self.rng.token();
         let (a, b, c, d, e) = (&token[..8], &token[8..12], &token[12..16], &token[16..20], &token[20..]);
         let guid = format!("{a}-{b}-{c}-{d}-{e}");
-        self.outbox.push(Webhook { guid, event: event.to_owned(), action, body, redelivery: false });
+        self.outbox.push(Webhook { guid, event: event.to_owned(), action, job, body, redelivery: false });
         self.changed();
     }
 }

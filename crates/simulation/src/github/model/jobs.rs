@@ -7,7 +7,7 @@ use domain::gh::Conclusion;
 use domain::ids::{JobId, Repo, RunId};
 
 use super::records::{Ended, Job, Run, Status};
-use super::{FINISHED_RUNS, Model, Refusal};
+use super::{FINISHED_RUNS, Model, News, Refusal};
 
 /// A job somebody's workflow asks for.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ impl Model {
         let number = self.counters.runs + 1;
         self.counters.runs = number;
         let (latest, earlier) = (Vec::new(), Vec::new());
-        let record = Run { id: run, repo, number, attempt: 1, created_at: now, updated_at: now, latest, earlier };
+        let record = Run { id: run, repo: repo.clone(), number, attempt: 1, created_at: now, updated_at: now, latest, earlier };
         self.runs.insert(run, record);
         let mut ids = Vec::with_capacity(jobs.len());
         for spec in jobs {
@@ -65,7 +65,7 @@ impl Model {
         for id in &ids {
             self.emit_job(*id);
         }
-        self.assign(now);
+        self.assign(&repo, now);
         Ok((run, ids))
     }
 
@@ -106,6 +106,9 @@ impl Model {
             return Err(Refusal::Conflict("Cannot cancel a workflow run that is completed."));
         }
         for id in jobs {
+            if let Some(served) = self.jobs.get(&id).and_then(|job| job.served.as_ref()) {
+                self.wake(served.id);
+            }
             match self.jobs.get_mut(&id) {
                 Some(job) if job.status() == Status::InProgress => job.cancel_requested = true,
                 Some(job) if job.status() == Status::Queued => self.conclude(id, Conclusion::Cancelled, false, now),
@@ -150,6 +153,12 @@ impl Model {
         job.ended = Some(Ended { conclusion, at: now, runner_lost });
         let (run, runner, attempt) = (job.run, job.served.as_ref().map(|s| s.id), job.attempt);
         self.open.remove(&id);
+        if let Some(run) = self.runs.get(&run)
+            && let Some(waiting) = self.waiting.get_mut(&run.repo)
+        {
+            waiting.remove(&id);
+        }
+        self.tell(News::Concluded(id, conclusion, runner_lost));
         self.counters.concluded(conclusion, runner.is_some(), runner_lost, attempt);
         if let Some(runner) = runner {
             self.finish_runner(runner, now);
@@ -166,25 +175,22 @@ impl Model {
 
     pub(super) fn expire_jobs(&mut self, now: Timestamp) {
         let limit = self.settings.queue_limit;
-        for id in self.queued().filter(|j| after(j.created_at, limit) <= now).map(|j| j.id).collect::<Vec<_>>() {
+        let old = |id: &&JobId| self.jobs.get(id).is_some_and(|j| after(j.created_at, limit) <= now);
+        for id in self.waiting.values().flat_map(|jobs| jobs.iter().take_while(old)).copied().collect::<Vec<_>>() {
             self.conclude(id, Conclusion::Failure, false, now);
         }
     }
 
     pub(super) fn jobs_due(&self) -> Option<Timestamp> {
-        self.queued().map(|j| after(j.created_at, self.settings.queue_limit)).min()
-    }
-
-    /// Queued jobs, oldest first: ids grow with time.
-    pub(super) fn queued(&self) -> impl Iterator<Item = &Job> {
-        self.open.iter().filter_map(|id| self.jobs.get(id)).filter(|j| j.status() == Status::Queued)
+        let oldest = self.waiting.values().filter_map(|jobs| self.jobs.get(jobs.first()?));
+        oldest.map(|j| after(j.created_at, self.settings.queue_limit)).min()
     }
 
     fn start_attempt(&mut self, run: RunId, replaced: &[JobId], now: Timestamp) -> Result<(), Refusal> {
         let record = self.runs.get_mut(&run).ok_or(Refusal::NotFound)?;
         record.attempt += 1;
         record.updated_at = now;
-        let attempt = record.attempt;
+        let (attempt, repo) = (record.attempt, record.repo.clone());
         let mut fresh = Vec::with_capacity(replaced.len());
         for &old in replaced {
             let job = self.jobs.get(&old).ok_or(Refusal::NotFound)?;
@@ -202,7 +208,7 @@ impl Model {
         for id in fresh {
             self.emit_job(id);
         }
-        self.assign(now);
+        self.assign(&repo, now);
         Ok(())
     }
 
@@ -214,6 +220,10 @@ impl Model {
             Job { id, run, attempt, name, labels, duration, outcome, created_at, served, ended, cancel_requested };
         self.jobs.insert(id, job);
         self.open.insert(id);
+        if let Some(run) = self.runs.get(&run) {
+            self.waiting.entry(run.repo.clone()).or_default().insert(id);
+        }
+        self.tell(News::Queued(id));
         Ok(id)
     }
 

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::clock::{Rng, Timestamp};
+use domain::gh::Conclusion;
 use domain::ids::{InstallationId, JobId, Repo, RunId, RunnerId};
 
 pub use counters::{Counters, JobReport, RunnerReport};
@@ -52,7 +53,7 @@ use records::{Job, Repository, Run, Runner};
 pub struct Settings {
     /// Base URL of the REST API, without a trailing `/`; appears in answers and webhooks.
     pub api_url: String,
-    /// The App's only installation; it sees every repository.
+    /// The App's installation of the first account; other accounts have the following numbers.
     pub installation_id: InstallationId,
     /// The first id given to anything. A new GitHub on old stores must not repeat ids.
     pub first_id: u64,
@@ -66,6 +67,8 @@ pub struct Settings {
     pub busy_lag: Duration,
     /// How long a job may stay queued. GitHub: 24 h, then it concludes `failure`.
     pub queue_limit: Duration,
+    /// Whether somebody asks for [`Model::take_news`] and [`Model::take_woken`].
+    pub observed: bool,
     /// How long an ephemeral runner may stay disconnected before its registration is removed. GitHub: one day.
     pub offline_limit: Duration,
 }
@@ -83,9 +86,21 @@ impl Settings {
             runner_lost_after: Duration::from_secs(10),
             busy_lag: Duration::ZERO,
             queue_limit: DAY,
+            observed: false,
             offline_limit: DAY,
         }
     }
+}
+
+/// What happened to jobs, for those who watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// A job waits for a runner.
+    Queued(JobId),
+    /// A runner has it; whether it was minted for another job.
+    Began(JobId, RunnerId, bool),
+    /// It ended; whether because GitHub lost its runner.
+    Concluded(JobId, Conclusion, bool),
 }
 
 /// Why GitHub says no, by the HTTP status it says it with. The text is the answer's `message`.
@@ -112,16 +127,30 @@ pub struct Model {
     last_id: u64,
     /// By lower-case full name.
     repositories: BTreeMap<String, Repository>,
+    /// Accounts by lower-case name, in the order they came.
+    owners: BTreeMap<String, u64>,
     runs: BTreeMap<RunId, Run>,
     jobs: BTreeMap<JobId, Job>,
     /// Jobs not yet concluded.
     open: BTreeSet<JobId>,
+    /// Jobs without a runner, by repository; oldest first, because ids grow with time.
+    waiting: BTreeMap<Repo, BTreeSet<JobId>>,
+    /// Connected runners without a job, by repository; the longest connected first.
+    idle: BTreeMap<Repo, BTreeSet<(Timestamp, RunnerId)>>,
     /// Complete runs, oldest first: what is forgotten when there are too many.
     finished: VecDeque<RunId>,
     /// Registered runners, and those deregistered while a session or a job still holds them.
     runners: BTreeMap<RunnerId, Runner>,
+    /// Those who hold a credential.
+    holders: BTreeMap<String, RunnerId>,
+    /// Registered runners by repository and lower-case name.
+    names: BTreeMap<(Repo, String), RunnerId>,
+    /// When to look after which runner; an entry that has become wrong changes nothing.
+    agenda: BTreeSet<(Timestamp, RunnerId)>,
     log: VecDeque<Delivery>,
     outbox: Vec<Webhook>,
+    woken: BTreeSet<RunnerId>,
+    news: Vec<News>,
     counters: Counters,
     revision: u64,
 }
@@ -138,13 +167,21 @@ impl Model {
             rng,
             last_id,
             repositories: BTreeMap::new(),
+            owners: BTreeMap::new(),
             runs: BTreeMap::new(),
             jobs: BTreeMap::new(),
             open: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            idle: BTreeMap::new(),
             finished: VecDeque::new(),
             runners: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            names: BTreeMap::new(),
+            agenda: BTreeSet::new(),
             log: VecDeque::new(),
             outbox: Vec::new(),
+            woken: BTreeSet::new(),
+            news: Vec::new(),
             counters: Counters::default(),
             revision: 0,
         }
@@ -159,6 +196,8 @@ impl Model {
     pub fn add_repository(&mut self, repo: Repo, owner: OwnerKind) {
         let id = self.next_id();
         let key = repo.as_str().to_ascii_lowercase();
+        let place = self.owners.len() as u64;
+        self.owners.entry(repo.owner().to_ascii_lowercase()).or_insert(place);
         self.repositories.entry(key).or_insert(Repository { id, repo, owner });
     }
 
@@ -183,16 +222,49 @@ impl Model {
         std::mem::take(&mut self.outbox)
     }
 
+    /// Runners that [`Model::message`] may have something new for since the last call.
+    pub fn take_woken(&mut self) -> BTreeSet<RunnerId> {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// What happened to jobs since the last call, in order.
+    pub fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// The installation an account's repositories belong to: every account has one.
+    pub fn installation_of(&self, login: &str) -> InstallationId {
+        let first = self.settings.installation_id;
+        let place = self.owners.get(&login.to_ascii_lowercase()).copied().unwrap_or(0);
+        InstallationId::new(first.get() + place).unwrap_or(first)
+    }
+
+    /// Whether there is an installation of this number.
+    pub fn has_installation(&self, id: InstallationId) -> bool {
+        let place = id.get().checked_sub(self.settings.installation_id.get());
+        place.is_some_and(|place| place < self.owners.len() as u64)
+    }
+
     /// Lets time pass: lost runners, jobs queued for too long, registrations nobody used, thieves out of patience.
     pub fn advance(&mut self, now: Timestamp) {
         self.expire_jobs(now);
-        self.lose_runners(now);
-        self.assign(now);
+        self.look_after_runners(now);
+        for repo in self.idle.keys().cloned().collect::<Vec<_>>() {
+            self.assign(&repo, now);
+        }
     }
 
     /// When time alone will next change something, as far as is known at `now`.
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         self.jobs_due().into_iter().chain(self.runners_due(now)).min()
+    }
+
+    /// Bookkeeping of who waits: after every change of a runner's registration, session or job.
+    fn sort_in(&mut self, id: RunnerId) {
+        let Some(runner) = self.runners.get(&id) else { return };
+        let Some(since) = runner.session.as_ref().map(|s| s.since) else { return };
+        let idle = self.idle.entry(runner.repo.clone()).or_default();
+        if runner.is_free() { idle.insert((since, id)) } else { idle.remove(&(since, id)) };
     }
 
     fn next_id(&mut self) -> u64 {
@@ -202,6 +274,18 @@ impl Model {
 
     fn repository(&self, repo: &Repo) -> Result<&Repository, Refusal> {
         self.repositories.get(&repo.as_str().to_ascii_lowercase()).ok_or(Refusal::NotFound)
+    }
+
+    fn tell(&mut self, news: News) {
+        if self.settings.observed {
+            self.news.push(news);
+        }
+    }
+
+    fn wake(&mut self, runner: RunnerId) {
+        if self.settings.observed {
+            self.woken.insert(runner);
+        }
     }
 
     fn changed(&mut self) {

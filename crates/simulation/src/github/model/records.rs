@@ -115,7 +115,8 @@ impl Job {
 
 pub(super) struct Session {
     pub since: Timestamp,
-    pub seen_at: Timestamp,
+    /// Last heard of; `None`: somebody vouches for it until further notice.
+    pub seen_at: Option<Timestamp>,
     pub thief: bool,
     pub pid: Option<u32>,
     pub process_started_ms: Option<u64>,

@@ -1,5 +1,6 @@
 //! Runners: registration, the session of a listener, and who gets which job.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use domain::clock::{Timestamp, after};
@@ -7,7 +8,7 @@ use domain::gh::Conclusion;
 use domain::ids::{JobId, Repo, RunnerId};
 
 use super::records::{Job, Runner, Served, Session, Status};
-use super::{Model, Refusal};
+use super::{Model, News, Refusal};
 
 /// The body of `generate-jitconfig`.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct Connect {
     pub pid: Option<u32>,
     /// When that process began, epoch milliseconds.
     pub process_started_ms: Option<u64>,
+    /// It is alive until [`Model::falls_silent`] says otherwise: no need to be heard of.
+    pub attended: bool,
 }
 
 /// A job handed to a runner.
@@ -86,8 +89,8 @@ impl Model {
         if labels.iter().any(|l| l.is_empty() || l.chars().count() > 256) {
             return Err(Refusal::Unprocessable("a label must have 1 to 256 characters"));
         }
-        let taken = |r: &Runner| r.registered && r.repo == repo && r.name.eq_ignore_ascii_case(&name);
-        if self.runners.values().any(taken) {
+        let place = (repo.clone(), name.to_lowercase());
+        if self.names.contains_key(&place) {
             return Err(Refusal::Conflict("Already exists"));
         }
         let id = RunnerId::new(self.next_id()).ok_or(Refusal::Unprocessable("ids exhausted"))?;
@@ -108,6 +111,9 @@ impl Model {
             job,
         };
         self.runners.insert(id, runner);
+        self.names.insert(place, id);
+        self.holders.insert(credential.clone(), id);
+        self.agenda.insert((after(now, self.settings.offline_limit), id));
         self.counters.registered += 1;
         self.changed();
         Ok(JitConfig { runner_id: id, credential })
@@ -137,10 +143,18 @@ impl Model {
         if runner.session.is_some() {
             return Err(Refusal::Conflict("A session for this runner already exists."));
         }
-        let Connect { pid, process_started_ms } = hello;
-        runner.session = Some(Session { since: now, seen_at: now, thief, pid, process_started_ms });
+        let Connect { pid, process_started_ms, attended } = hello;
+        let seen_at = (!attended).then_some(now);
+        runner.session = Some(Session { since: now, seen_at, thief, pid, process_started_ms });
+        let repo = runner.repo.clone();
+        let due = if attended { None } else { Some(after(now, self.settings.runner_lost_after)) };
+        self.agenda.extend(due.map(|due| (due, id)));
+        if thief {
+            self.agenda.insert((after(now, self.settings.theft_patience), id));
+        }
+        self.sort_in(id);
         self.changed();
-        self.assign(now);
+        self.assign(&repo, now);
         Ok(id)
     }
 
@@ -148,8 +162,27 @@ impl Model {
     pub fn heard(&mut self, credential: &str, now: Timestamp) {
         let id = self.session_of(credential).map(|r| r.id);
         if let Some(session) = id.and_then(|id| self.runners.get_mut(&id)).and_then(|r| r.session.as_mut()) {
-            session.seen_at = session.seen_at.max(now);
+            session.seen_at = session.seen_at.map(|at| at.max(now));
         }
+    }
+
+    /// The listener's machine is gone: from now on nobody hears of it.
+    pub fn falls_silent(&mut self, credential: &str, now: Timestamp) {
+        let Some(id) = self.session_of(credential).map(|r| r.id) else { return };
+        if let Some(session) = self.runners.get_mut(&id).and_then(|r| r.session.as_mut()) {
+            session.seen_at = Some(now);
+            self.agenda.insert((after(now, self.settings.runner_lost_after), id));
+        }
+    }
+
+    /// The registration a credential belongs to.
+    pub fn holder(&self, credential: &str) -> Option<RunnerId> {
+        self.holders.get(credential).copied()
+    }
+
+    /// A runner's name, while GitHub knows it.
+    pub fn runner_name(&self, id: RunnerId) -> Option<&str> {
+        self.runners.get(&id).map(|r| r.name.as_str())
     }
 
     /// What the listener must hear, given the job it says it is running. Asking again gives the same answer, so a
@@ -187,7 +220,6 @@ impl Model {
             return Err(Refusal::NotFound);
         }
         self.conclude(id, conclusion, false, now);
-        self.assign(now);
         Ok(())
     }
 
@@ -212,46 +244,44 @@ impl Model {
         }
     }
 
-    pub(super) fn lose_runners(&mut self, now: Timestamp) {
-        let lost_after = self.settings.runner_lost_after;
-        let silent = |r: &&Runner| r.session.as_ref().is_some_and(|s| after(s.seen_at, lost_after) <= now);
-        for id in self.runners.values().filter(silent).map(|r| r.id).collect::<Vec<_>>() {
-            self.lose(id, now);
+    /// Runners whose time has come: silent ones are lost, registrations nobody used are removed.
+    pub(super) fn look_after_runners(&mut self, now: Timestamp) {
+        while let Some((at, id)) = self.agenda.first().copied()
+            && at <= now
+        {
+            self.agenda.pop_first();
+            let Some(due) = self.runner_due(id) else { continue };
+            if due > now {
+                self.agenda.insert((due, id));
+            } else if self.runners.get(&id).is_some_and(|r| r.session.is_some()) {
+                self.lose(id, now);
+            } else {
+                self.deregister(id);
+            }
         }
-        let limit = self.settings.offline_limit;
-        let unused = |r: &&Runner| r.session.is_none() && after(r.offline_since, limit) <= now;
-        for id in self.runners.values().filter(unused).map(|r| r.id).collect::<Vec<_>>() {
-            self.deregister(id);
+    }
+
+    /// When a runner is lost, or its registration removed, if nothing changes.
+    fn runner_due(&self, id: RunnerId) -> Option<Timestamp> {
+        let runner = self.runners.get(&id)?;
+        match &runner.session {
+            Some(session) => session.seen_at.map(|at| after(at, self.settings.runner_lost_after)),
+            None => Some(after(runner.offline_since, self.settings.offline_limit)),
         }
     }
 
     pub(super) fn runners_due(&self, now: Timestamp) -> Option<Timestamp> {
-        let settings = &self.settings;
-        let due = |r: &Runner| match &r.session {
-            Some(s) => {
-                let lost = after(s.seen_at, settings.runner_lost_after);
-                // A thief whose patience has ended changes nothing by itself any more.
-                let patience = after(s.since, settings.theft_patience);
-                if s.thief && r.is_free() && patience > now { lost.min(patience) } else { lost }
-            }
-            None => after(r.offline_since, settings.offline_limit),
-        };
-        self.runners.values().map(due).min()
+        // Wrong entries only wake early.
+        self.agenda.first().map(|(at, _)| (*at).max(now))
     }
 
-    /// Hands queued jobs to free runners, the longest-waiting runner first.
-    pub(super) fn assign(&mut self, now: Timestamp) {
-        if self.queued().next().is_none() {
+    /// Hands a repository's queued jobs to its free runners, the longest-waiting runner first.
+    pub(super) fn assign(&mut self, repo: &Repo, now: Timestamp) {
+        if self.waiting.get(repo).is_none_or(BTreeSet::is_empty) {
             return;
         }
-        let mut free: Vec<_> = self
-            .runners
-            .values()
-            .filter(|r| r.is_free())
-            .filter_map(|r| r.session.as_ref().map(|s| (s.since, r.id)))
-            .collect();
-        free.sort_unstable();
-        for (_, id) in free {
+        let free: Vec<RunnerId> = self.idle.get(repo).into_iter().flatten().map(|(_, id)| *id).collect();
+        for id in free {
             if let Some(job) = self.choose(id, now) {
                 self.begin(job, id, now);
             }
@@ -263,17 +293,15 @@ impl Model {
     fn choose(&self, id: RunnerId, now: Timestamp) -> Option<JobId> {
         let runner = self.runners.get(&id)?;
         let session = runner.session.as_ref()?;
-        let fits = |job: &&Job| {
-            self.runs.get(&job.run).is_some_and(|run| run.repo == runner.repo)
-                && job.labels.iter().all(|l| runner.covers.contains(&l.to_lowercase()))
-        };
-        let candidates: Vec<&Job> = self.queued().filter(fits).collect();
-        let own = runner.minted_for().and_then(|own| candidates.iter().find(|j| j.suffix() == own));
-        let honest = own.or(candidates.first())?.id;
+        let fits = |job: &&Job| job.labels.iter().all(|l| runner.covers.contains(&l.to_lowercase()));
+        let queued = self.waiting.get(&runner.repo)?;
+        let candidates = || queued.iter().filter_map(|id| self.jobs.get(id)).filter(fits);
+        let own = runner.minted_for().and_then(|own| candidates().find(|j| j.suffix() == own));
+        let honest = own.or_else(|| candidates().next())?.id;
         if !session.thief {
             return Some(honest);
         }
-        let others: Vec<JobId> = candidates.iter().map(|j| j.id).filter(|j| *j != honest).collect();
+        let others: Vec<JobId> = candidates().map(|j| j.id).filter(|j| *j != honest).collect();
         if others.is_empty() {
             let waited = after(session.since, self.settings.theft_patience) <= now;
             return waited.then_some(honest);
@@ -289,6 +317,12 @@ impl Model {
         job.served = Some(Served { id: runner_id, name: runner.name.clone(), process_started_ms, at: now });
         runner.job = Some((job_id, now));
         let stolen = runner.minted_for().is_some_and(|own| own != job.suffix());
+        if let Some(waiting) = self.waiting.get_mut(&runner.repo) {
+            waiting.remove(&job_id);
+        }
+        self.sort_in(runner_id);
+        self.wake(runner_id);
+        self.tell(News::Began(job_id, runner_id, stolen));
         self.counters.stolen += u64::from(stolen);
         self.emit_job(job_id);
     }
@@ -296,18 +330,22 @@ impl Model {
     /// The listener is gone. A job it had fails.
     fn lose(&mut self, id: RunnerId, now: Timestamp) {
         let Some(runner) = self.runners.get_mut(&id) else { return };
-        runner.session = None;
+        if let Some(session) = runner.session.take()
+            && let Some(idle) = self.idle.get_mut(&runner.repo)
+        {
+            idle.remove(&(session.since, id));
+        }
         runner.offline_since = now;
         let (registered, job) = (runner.registered, runner.job);
+        self.agenda.insert((after(now, self.settings.offline_limit), id));
+        self.wake(id);
         match job {
             Some((job, _)) => {
                 let cancelled = self.jobs.get(&job).is_some_and(|j| j.cancel_requested);
                 let conclusion = if cancelled { Conclusion::Cancelled } else { Conclusion::Failure };
                 self.conclude(job, conclusion, !cancelled, now);
             }
-            None if !registered => {
-                self.runners.remove(&id);
-            }
+            None if !registered => self.forget_runner(id),
             None => {}
         }
         self.changed();
@@ -317,14 +355,24 @@ impl Model {
     fn deregister(&mut self, id: RunnerId) {
         if let Some(runner) = self.runners.get_mut(&id) {
             runner.registered = false;
-            if runner.session.is_none() && runner.job.is_none() {
-                self.runners.remove(&id);
+            let over = runner.session.is_none() && runner.job.is_none();
+            self.names.remove(&(runner.repo.clone(), runner.name.to_lowercase()));
+            self.wake(id);
+            self.sort_in(id);
+            if over {
+                self.forget_runner(id);
             }
             self.changed();
         }
     }
 
+    fn forget_runner(&mut self, id: RunnerId) {
+        if let Some(runner) = self.runners.remove(&id) {
+            self.holders.remove(&runner.credential);
+        }
+    }
+
     fn session_of(&self, credential: &str) -> Option<&Runner> {
-        self.runners.values().find(|r| r.credential == credential)
+        self.runners.get(self.holders.get(credential)?)
     }
 }

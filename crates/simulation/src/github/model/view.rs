@@ -102,9 +102,18 @@ impl Model {
     /// `NotFound` without the repository.
     pub fn runners(&self, repo: &Repo, name: Option<&str>, page: Page, now: Timestamp) -> Result<Listing, Refusal> {
         let repo = &self.repository(repo)?.repo;
-        let wanted = |r: &&Runner| r.registered && r.repo == *repo && name.is_none_or(|n| r.name == n);
-        let runners = self.runners.values().filter(wanted).map(|r| self.runner_json(r, now));
-        Ok(page.of(runners.collect(), "runners"))
+        let mut found: Vec<&Runner> = match name {
+            Some(name) => {
+                let id = self.names.get(&(repo.clone(), name.to_lowercase()));
+                id.and_then(|id| self.runners.get(id)).filter(|r| r.name == name).into_iter().collect()
+            }
+            None => {
+                let of_repo = self.names.range((repo.clone(), String::new())..).take_while(|((of, _), _)| of == repo);
+                of_repo.filter_map(|(_, id)| self.runners.get(id)).collect()
+            }
+        };
+        found.sort_unstable_by_key(|r| r.id);
+        Ok(page.of(found.into_iter().map(|r| self.runner_json(r, now)).collect(), "runners"))
     }
 
     /// The summary of a delivery, as lists show it.
@@ -136,7 +145,7 @@ impl Model {
             "workflow_job": self.job_json(run, job),
             "repository": self.repository_json(repository),
             "sender": self.account_json(repository.repo.owner(), OwnerKind::User),
-            "installation": { "id": self.settings.installation_id, "node_id": "SU5TVA==" },
+            "installation": { "id": self.installation_of(repository.repo.owner()), "node_id": "SU5TVA==" },
         });
         if repository.owner == OwnerKind::Organization {
             payload["organization"] = json!({

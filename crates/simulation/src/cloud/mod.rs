@@ -4,17 +4,33 @@
 //! parameters `IdempotentParameterMismatch`; a fleet may be partial, with errors beside its instances; capacity is per
 //! type, zone and lifecycle; a new instance may not be visible for a while; any call can be told to fail, or to take
 //! effect and lose its answer. The same calls in the same order give the same answers.
+//!
+//! With a [`Boot`] it also lives in time: instances boot, are taken back, shut down and are forgotten. Whoever lives on
+//! an instance is a [`Guests`] and hears of all that.
+
+mod guests;
+mod money;
+mod time;
+
+pub use guests::Guests;
+pub use money::Ledger;
+pub use time::{Boot, Drought};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::clock::Clock;
+use domain::clock::{Clock, Rng};
 use fleet::ec2::{
     ApiError, Ec2, FleetAnswer, FleetError, FleetInstance, FleetRequest, Instance, Selection, SpotPrice, Subnet,
 };
+use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::chance::SeededRng;
+use guests::News;
+use time::Agenda;
 
 /// What happens to one call instead of the usual.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,11 +64,25 @@ pub struct World {
     pub guarded: bool,
     /// Persistent spot requests by instance.
     pub persistent: BTreeMap<String, String>,
+    /// How long instances take to boot; `None`: they run at once, and nobody lives on them.
+    pub boot: Option<Boot>,
+    /// When there is no capacity of which kind.
+    pub droughts: Vec<Drought>,
+    /// Chance that a fleet gets only some of what it asked for.
+    pub partial: f64,
+    /// How often a spot instance is taken back.
+    pub reclaims_per_hour: f64,
+    /// Share of those that go without a warning.
+    pub unwarned: f64,
 }
 
 struct Held {
     instance: Instance,
     since: Instant,
+    /// From when on it is described.
+    visible: Instant,
+    /// The last instant it is paid for.
+    until: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -63,18 +93,35 @@ struct State {
     faults: BTreeMap<&'static str, VecDeque<Fault>>,
     calls: BTreeMap<&'static str, u32>,
     requests: Vec<FleetRequest>,
+    /// How many instances there ever were.
+    made: u64,
+    launches: BTreeMap<String, BTreeSet<String>>,
+    live: BTreeSet<String>,
+    agenda: Agenda,
+    ledger: Ledger,
+    /// What guests are to be told, once the state is free.
+    news: Vec<News>,
 }
 
 /// The cloud.
 pub struct Cloud {
     state: Mutex<State>,
     clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    guests: Mutex<Vec<Arc<dyn Guests>>>,
+    changed: Notify,
 }
 
 impl Cloud {
     /// An empty region of this nature.
     pub fn new(world: World, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { world, ..State::default() }), clock })
+        Self::seeded(world, clock, Arc::new(SeededRng::new(0)))
+    }
+
+    /// The same, with chance of its own.
+    pub fn seeded(world: World, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Arc<Self> {
+        let state = Mutex::new(State { world, ..State::default() });
+        Arc::new(Self { state, clock, rng, guests: Mutex::default(), changed: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -108,8 +155,10 @@ impl Cloud {
 
     /// Puts an instance there, as if somebody else had launched it.
     pub fn put(&self, instance: Instance) {
-        let held = Held { since: Instant::now(), instance };
-        self.state().instances.insert(held.instance.id.clone(), held);
+        let now = Instant::now();
+        let mut state = self.state();
+        state.live.insert(instance.id.clone());
+        state.instances.insert(instance.id.clone(), Held { since: now, visible: now, until: None, instance });
     }
 
     /// Changes an instance behind everybody's back.
@@ -132,10 +181,10 @@ impl Cloud {
         };
         let lost = || Err(ApiError::NoAnswer("the connection broke".to_owned()));
         match fault {
-            None => effect(&mut self.state()),
+            None => self.change_state(effect),
             Some(Fault::Refuse(code, message)) => refuse(code, message),
             Some(Fault::LoseAnswer) => {
-                effect(&mut self.state())?;
+                self.change_state(effect)?;
                 lost()
             }
             Some(Fault::LoseCall) => lost(),
@@ -150,8 +199,10 @@ fn refuse<T>(code: &str, message: &str) -> Result<T, ApiError> {
 }
 
 impl State {
-    fn create(&mut self, request: &FleetRequest, clock: &dyn Clock) -> Result<FleetAnswer, ApiError> {
-        self.requests.push(request.clone());
+    fn create(&mut self, request: &FleetRequest, clock: &dyn Clock, rng: &dyn Rng) -> Result<FleetAnswer, ApiError> {
+        if self.world.boot.is_none() {
+            self.requests.push(request.clone());
+        }
         if let Some((first, answer)) = self.tokens.get(&request.client_token) {
             return match first == request {
                 true => Ok(answer.clone()),
@@ -162,52 +213,51 @@ impl State {
             return refuse("InvalidLaunchTemplateName.NotFoundException", "there is no such launch template");
         }
         let mut answer = FleetAnswer { fleet_id: format!("fleet-{}", self.tokens.len()), ..FleetAnswer::default() };
-        for wanted in &request.overrides {
+        let mut wanted = request.capacity;
+        if self.world.partial > 0.0 && rng.unit() < self.world.partial {
+            wanted = (f64::from(wanted) * rng.unit()) as u32;
+        }
+        let now = clock.now();
+        for kind in &request.overrides {
             let zone_of = |id: &String| self.world.subnets.iter().find(|s| s.id == *id).map(|s| s.zone.clone());
-            let zone = wanted.subnet.as_ref().and_then(zone_of);
-            let missing = request.capacity.saturating_sub(u32::try_from(answer.instances.len()).unwrap_or(u32::MAX));
-            let pool = (wanted.instance_type.clone(), zone.clone().unwrap_or_default(), request.spot);
+            let zone = kind.subnet.as_ref().and_then(zone_of);
+            let so_far = u32::try_from(answer.instances.len()).unwrap_or(u32::MAX);
+            let missing = wanted.saturating_sub(so_far);
+            let dry = |d: &Drought| d.strikes(&kind.instance_type, zone.as_deref(), request.spot, now);
+            let missing = if self.world.droughts.iter().any(dry) { 0 } else { missing };
+            let pool = (kind.instance_type.clone(), zone.clone().unwrap_or_default(), request.spot);
             let left = self.world.capacity.get_mut(&pool);
             let given = left.as_deref().map_or(missing, |left| missing.min(*left));
             if let Some(left) = left {
                 *left -= given;
             }
             for _ in 0..given {
-                let id = format!("i-{:017x}", self.instances.len() + 1);
-                let instance = Instance {
-                    id: id.clone(),
-                    state: "running".to_owned(),
-                    instance_type: wanted.instance_type.clone(),
-                    zone: zone.clone(),
-                    spot: request.spot,
-                    launched_at: Some(clock.now()),
-                    tags: request.tags.iter().cloned().collect(),
-                };
-                self.instances.insert(id.clone(), Held { instance, since: Instant::now() });
+                let instance = self.make(request, &kind.instance_type, zone.clone(), now, rng);
                 answer.instances.push(FleetInstance {
-                    id,
-                    instance_type: wanted.instance_type.clone(),
-                    zone: zone.clone(),
-                    subnet: wanted.subnet.clone(),
+                    id: instance.id,
+                    instance_type: instance.instance_type,
+                    zone: instance.zone,
+                    subnet: kind.subnet.clone(),
                     spot: request.spot,
                 });
             }
-            if given < missing {
+            if answer.instances.len() < request.capacity as usize {
                 answer.errors.push(FleetError {
                     code: "InsufficientInstanceCapacity".to_owned(),
                     message: "there is no capacity of this kind".to_owned(),
-                    instance_type: Some(wanted.instance_type.clone()),
-                    subnet: wanted.subnet.clone(),
+                    instance_type: Some(kind.instance_type.clone()),
+                    subnet: kind.subnet.clone(),
                     zone: zone.clone(),
                 });
             }
         }
         self.tokens.insert(request.client_token.clone(), (request.clone(), answer.clone()));
+        self.forget_token_later(&request.client_token);
         Ok(answer)
     }
 
     fn visible(&self, held: &Held) -> bool {
-        held.since.elapsed() >= self.world.invisible
+        Instant::now() >= held.visible
     }
 
     fn known(&self, ids: &[String]) -> Result<(), ApiError> {
@@ -222,10 +272,10 @@ impl State {
     }
 
     fn describe(&self, selection: &Selection) -> Result<Vec<Instance>, ApiError> {
-        let visible = self.instances.values().filter(|held| self.visible(held)).map(|held| &held.instance);
+        let shown = |id: &String| self.instances.get(id).filter(|held| self.visible(held)).map(|held| &held.instance);
         match selection {
             Selection::Ids(ids) => {
-                let found: Vec<Instance> = visible.filter(|i| ids.contains(&i.id)).cloned().collect();
+                let found: Vec<Instance> = ids.iter().filter_map(shown).cloned().collect();
                 match found.len() == ids.len() {
                     true => Ok(found),
                     false => refuse("InvalidInstanceID.NotFound", "some of the instances do not exist"),
@@ -241,7 +291,18 @@ impl State {
                         value.is_some_and(|value| values.contains(value))
                     })
                 };
-                Ok(visible.filter(passes).cloned().collect())
+                let launch = filters.iter().find(|(name, _)| *name == format!("tag:{}", fleet::tags::LAUNCH_ID));
+                let gone = filters.iter().any(|(name, values)| {
+                    name == "instance-state-name" && values.iter().any(|v| v == "terminated" || v == "shutting-down")
+                });
+                Ok(match launch {
+                    Some((_, launches)) => {
+                        let ids = launches.iter().filter_map(|launch| self.launches.get(launch)).flatten();
+                        ids.filter_map(shown).filter(passes).cloned().collect()
+                    }
+                    None if gone => self.instances.keys().filter_map(shown).filter(passes).cloned().collect(),
+                    None => self.live.iter().filter_map(shown).filter(passes).cloned().collect(),
+                })
             }
         }
     }
@@ -266,7 +327,7 @@ impl State {
 #[async_trait]
 impl Ec2 for Cloud {
     async fn create_fleet(&self, request: &FleetRequest) -> Result<FleetAnswer, ApiError> {
-        self.call("CreateFleet", |state| state.create(request, &*self.clock)).await
+        self.call("CreateFleet", |state| state.create(request, &*self.clock, &*self.rng)).await
     }
     async fn create_tags(&self, ids: &[String], tags: &[(String, String)]) -> Result<(), ApiError> {
         let tag = |state: &mut State| {
@@ -275,6 +336,7 @@ impl Ec2 for Cloud {
                 if let Some(held) = state.instances.get_mut(id) {
                     held.instance.tags.extend(tags.iter().cloned());
                 }
+                state.note_launch(id);
             }
             Ok(())
         };
@@ -303,9 +365,7 @@ impl Ec2 for Cloud {
                 if state.world.persistent.contains_key(id) {
                     continue;
                 }
-                if let Some(held) = state.instances.get_mut(id) {
-                    held.instance.state = "terminated".to_owned();
-                }
+                state.end(id, "orchestrator");
             }
             Ok(())
         };

@@ -104,6 +104,8 @@ pub struct Periods {
     pub queued_scan: Duration,
     /// Wake-ups that were delivered in vain too often.
     pub dead_letters: Duration,
+    /// Hand-overs whose machine is gone.
+    pub secrets: Duration,
 }
 
 impl Timings {
@@ -117,7 +119,7 @@ impl Timings {
         receive_wait: s(20),
         skew: s(5),
         send_pause: s(1),
-        liveness_age: s(300),
+        liveness_age: s(60),
         back_off: s(30),
         back_off_max: s(300),
         elsewhere: s(300),
@@ -148,6 +150,7 @@ impl Timings {
             redelivery: s(300),
             queued_scan: s(300),
             dead_letters: s(60),
+            secrets: s(900),
         },
     };
 
@@ -201,6 +204,7 @@ impl Timings {
                 redelivery: d(e.redelivery),
                 queued_scan: d(e.queued_scan),
                 dead_letters: d(e.dead_letters),
+                secrets: d(e.secrets),
             },
         }
     }

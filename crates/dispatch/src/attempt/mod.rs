@@ -217,16 +217,18 @@ impl Dispatch {
         self.adopt(attempt, claimed.previous_launch.as_ref()).await.map(Some)
     }
 
-    /// A job that is new, and whose webhook just came, is queued. Any other is looked up before money is spent on it.
-    fn must_ask_github(&self, job: &Job, existed: bool) -> bool {
+    /// A job that is new, and whose webhook just came, is queued. Any other is looked up before money is spent on it: a
+    /// webhook that was late may be about a job that has ended meanwhile, and whose end nobody took note of.
+    pub(super) fn must_ask_github(&self, job: &Job, existed: bool) -> bool {
+        let born = job.message.as_ref().and_then(|m| m.created_at).map_or(job.queued_at, |at| at.min(job.queued_at));
         !existed
             || job.retry_count > 0
             || job.dispatch_seq > 0
-            || clock::since(self.now(), job.queued_at) > self.settings.timings.liveness_age
+            || clock::since(self.now(), born) > self.settings.timings.liveness_age
     }
 
     /// Whether GitHub still wants the job (or cannot say). Otherwise its answer has been put into the books.
-    async fn still_queued(&self, attempt: &mut Attempt) -> Result<bool, Failure> {
+    pub(super) async fn still_queued(&self, attempt: &mut Attempt) -> Result<bool, Failure> {
         let (status, job) = self.observe(&attempt.job, Priority::Dispatch).await.map_err(Failure::Unknown)?;
         let Some(job) = job else { return Err(Failure::Fenced) };
         let ours = job.fenced_by(&attempt.token) && job.state == JobState::Claiming;

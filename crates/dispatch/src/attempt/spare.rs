@@ -75,6 +75,17 @@ impl Dispatch {
                 continue;
             }
             let mut attempt = Attempt::new(claimed.job, claimed.token, deadline);
+            // It has waited, and may have ended meanwhile: nobody needs a machine for that.
+            if self.must_ask_github(&attempt.job, claimed.existed) {
+                match self.still_queued(&mut attempt).await {
+                    Ok(true) => {}
+                    Ok(false) | Err(Failure::Fenced) => continue,
+                    Err(failure) => {
+                        self.compensate(&mut attempt, failure).await?;
+                        continue;
+                    }
+                }
+            }
             attempt.machine = Some(machine.clone());
             let served = match self.bind_machine(&mut attempt, machine).await {
                 Ok(runner) => self.prepare(&mut attempt, &runner).await,

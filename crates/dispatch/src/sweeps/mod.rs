@@ -9,6 +9,7 @@ mod lost;
 mod pending;
 mod recovery;
 mod runners;
+mod secrets;
 mod webhooks;
 
 use std::sync::Arc;
@@ -103,6 +104,8 @@ sweeps! {
     QueuedScan, scan_queued, queued_scan;
     /// Wake-ups that were delivered in vain too often.
     DeadLetters, dead_letters, dead_letters;
+    /// Hand-overs whose machine is gone.
+    Secrets, stale_secrets, secrets;
 }
 
 /// Runs every sweep on its own period until `shutdown`; a run in flight is finished. Between runs it sleeps.

@@ -1,6 +1,7 @@
 //! Machines that nobody needs, that never became runners, or that are gone.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use domain::clock;
 use domain::gh;
@@ -16,8 +17,9 @@ use crate::context::{Dispatch, Error};
 use crate::retire::Retired;
 
 impl Dispatch {
-    /// Ends launched machines without a runner record: nobody was ever bound to them. A machine that was bound once is
-    /// never touched here; it may serve somebody else's job.
+    /// Ends launched machines without a runner record, because nobody was ever bound to them; and machines that live on
+    /// although their runner said long ago that it was done. Any other machine that was bound once is not touched here:
+    /// it may serve somebody else's job.
     pub(super) async fn surplus(&self) -> Result<Swept, Error> {
         let now = self.now();
         let mut swept = Swept::default();
@@ -26,18 +28,25 @@ impl Dispatch {
             if machine.launch_id.is_none() || machine.state.is_gone() || !old {
                 continue;
             }
-            let unbound = match self.ports.runners.get(&machine.key).await {
+            let needless = match self.ports.runners.get(&machine.key).await {
                 // `gone` while the machine lives: its end failed when the row was written.
-                Ok(row) => Ok(row.is_none_or(|row| row.state == RunnerState::Gone)),
+                Ok(row) => Ok(row.is_none_or(|row| row.state == RunnerState::Gone || self.outlives(&row))),
                 Err(error) => Err(error.into()),
             };
-            if let Ok(true) = unbound {
-                warn!(instance_id = machine.key.as_str(), "ending a machine that was launched and never bound");
-                self.end_machine(&machine.key, "never_bound").await;
+            if let Ok(true) = needless {
+                warn!(instance_id = machine.key.as_str(), "ending a machine that has, or had, no work");
+                self.end_machine(&machine.key, "needless").await;
             }
-            swept.count(&unbound);
+            swept.count(&needless);
         }
         Ok(swept)
+    }
+
+    /// Whether a runner was done so long ago that its agent will not end the machine any more.
+    fn outlives(&self, row: &Runner) -> bool {
+        let over = row.report.as_ref().map(|report| report.at).or(row.retire_at);
+        let long = |at| clock::since(self.now(), at) > self.settings.timings.retire;
+        row.state == RunnerState::Done && over.is_some_and(long)
     }
 
     /// Bound jobs whose runner was prepared and never confirmed.
@@ -144,14 +153,20 @@ impl Dispatch {
             RunnerState::Minting | RunnerState::Minted => {
                 clock::since(now, row.minted_at) > timings.confirm.max(timings.lease + timings.surplus)
             }
-            _ => false,
+            // Its agent ends an idle runner; one that never connected it cannot tell from one that works.
+            RunnerState::Online => {
+                let idle = Duration::from_secs(self.settings.hand_over.idle_exit_seconds.into());
+                let since = row.online_at.unwrap_or(row.minted_at);
+                row.running_job.is_none() && !idle.is_zero() && clock::since(now, since) > idle + timings.retire
+            }
+            RunnerState::Done | RunnerState::Gone => false,
         };
         if !over {
             return None;
         }
         Some(
             async {
-                if matches!(row.state, RunnerState::Minting | RunnerState::Minted) {
+                if matches!(row.state, RunnerState::Minting | RunnerState::Minted | RunnerState::Online) {
                     // Its hand-over may be out, so it is ended like any runner that may have registered.
                     return Ok(!self.is_awaited(row).await? && self.retire(&row.key).await? == Retired::Ended);
                 }

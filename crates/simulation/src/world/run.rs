@@ -322,7 +322,7 @@ fn odds(scenario: &Scenario) -> Odds {
         lost: if network { 0.01 } else { 0.0 },
         slow: if network { 0.02 } else { 0.0 },
         latency: network,
-        dies: if crashes { 0.002 } else { 0.0 },
+        dies: if crashes { 0.000_6 } else { 0.0 },
         freezes: if crashes { 0.000_2 } else { 0.0 },
     }
 }

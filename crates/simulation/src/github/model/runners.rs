@@ -172,6 +172,7 @@ impl Model {
         if let Some(session) = self.runners.get_mut(&id).and_then(|r| r.session.as_mut()) {
             session.seen_at = Some(now);
             self.agenda.insert((after(now, self.settings.runner_lost_after), id));
+            self.changed();
         }
     }
 

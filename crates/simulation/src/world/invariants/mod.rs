@@ -340,7 +340,7 @@ impl Witness for Invariants {
                 }
             }
             Happening::Acked { queue: "main", delivery, rejected: false } => {
-                if let Some(found) = rules::i11_acknowledged(&state.view, delivery) {
+                if let Some(found) = rules::i11_acknowledged(&state.view, delivery, now) {
                     state.accuse(now, found);
                 }
             }

@@ -15,6 +15,8 @@ use super::view::{JobRow, RunnerRow, View};
 const SKEW_MS: i64 = 10_000;
 /// A conclusion has to be readable for so long before an attempt must know of it.
 const READABLE: Duration = Duration::from_secs(60);
+/// From the decision about a message to its end.
+const A_MOMENT: Duration = Duration::from_secs(15);
 /// Launches of one job: three failures of three strikes each, ten displacements, and machines lost before a start.
 const LAUNCHES: u32 = 3 * 3 + 10 + 3;
 
@@ -160,17 +162,19 @@ pub(super) fn i10_placed(after: &JobRow) -> Option<Finding> {
 }
 
 /// I11: a job's message may go when the job is prepared, running, condemned, settled, or pending with its outbox set.
-pub(super) fn i11_acknowledged(view: &View, delivery: &Delivery) -> Option<Finding> {
+pub(super) fn i11_acknowledged(view: &View, delivery: &Delivery, now: Timestamp) -> Option<Finding> {
     if Kind::of(&delivery.attributes) != Kind::Job {
         return None;
     }
     let message = JobMessage::decode(&delivery.body).ok()?.message;
-    let row = view.jobs.get(&message.job_id).and_then(|job| job.row.as_ref());
+    let job = view.jobs.get(&message.job_id);
+    let row = job.and_then(|job| job.row.as_ref());
+    let just_claimed = job.and_then(|job| job.claimed).is_some_and(|at| since(now, at) < A_MOMENT);
     let legal = row.is_some_and(|row| match row.status.as_str() {
         "requeued" => row.redrive,
         "launched" => row.prepared,
-        // Of a later generation, which began after the message was found to be of no use.
-        "claiming" => row.generation > i64::from(message.dispatch_seq),
+        // Of a later generation, or claimed a moment ago: this began after the message was found to be of no use.
+        "claiming" => row.generation > i64::from(message.dispatch_seq) || just_claimed,
         _ => true,
     });
     // A record that was collected long after its end needs no message either.
@@ -234,7 +238,7 @@ pub(super) fn b2_no_killing(view: &View, machine: &RunnerKey, why: &str) -> Opti
 /// When everything has come to rest: nothing is open, nothing is left, and what was lost was run again.
 pub(super) fn at_rest(view: &View) -> Vec<Finding> {
     let mut found = Vec::new();
-    for job in view.open_at_github() {
+    for job in view.open_at_github().filter(|job| !view.is_given_up(*job)) {
         found.push(("I3 served", Some(job), None, "it is still open at GitHub".to_owned()));
     }
     for job in &view.open_rows {
@@ -248,7 +252,8 @@ pub(super) fn at_rest(view: &View) -> Vec<Finding> {
         found.push(("I16 no secret", None, Some(machine.clone()), "its hand-over is left".to_owned()));
     }
     for (run, view) in &view.runs {
-        if view.lost > view.reruns && !view.cancelled {
+        // A run that GitHub still waits for cannot be run again.
+        if view.lost > view.reruns && !view.cancelled && view.open == 0 {
             let text = format!("run {run}: {} jobs were lost with their machine, {} were run again", view.lost, view.reruns);
             found.push(("I3 served", None, None, text));
         }

@@ -154,11 +154,21 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn is_quiet(&self) -> bool {
-        self.open_at_github.is_empty()
+        self.open_at_github.iter().all(|job| self.is_given_up(*job))
             && self.open_rows.is_empty()
-            && self.rerun_pending.is_empty()
+            && self.rerun_pending.iter().all(|job| self.run_is_open(*job))
             && self.live.is_empty()
             && self.secrets.is_empty()
+    }
+
+    /// Whether the orchestrator has given up on a job: GitHub will end it.
+    pub(super) fn is_given_up(&self, job: JobId) -> bool {
+        self.jobs.get(&job).and_then(|job| job.row.as_ref()).is_some_and(|row| row.status == "error")
+    }
+
+    fn run_is_open(&self, job: JobId) -> bool {
+        let run = self.jobs.get(&job).and_then(|job| self.runs.get(&job.run?));
+        run.is_some_and(|run| run.open > 0)
     }
 
     pub(super) fn open_at_github(&self) -> impl Iterator<Item = JobId> {

@@ -278,6 +278,13 @@ impl Process {
         Course { mishap: hit.map(|hit| plan.mishaps.remove(hit).1), ..Course::default() }
     }
 
+    /// Tells that a call met a mishap.
+    pub fn struck(&self, call: &'static str, what: &'static str) {
+        if let Some(fate) = &self.fate {
+            fate.struck(call, what);
+        }
+    }
+
     async fn end<T>(&self, name: &'static str) -> T {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
         self.die();
@@ -297,8 +304,8 @@ impl Process {
         }
         self.not_frozen().await;
         let Course { there, back, mishap } = self.course(port, name);
-        if let (Some(mishap), Some(fate)) = (mishap, &self.fate) {
-            fate.struck(name, mishap.as_str());
+        if let Some(mishap) = mishap {
+            self.struck(name, mishap.as_str());
         }
         nap(there).await;
         match mishap {
@@ -308,7 +315,10 @@ impl Process {
                 self.set_frozen(true);
                 self.not_frozen().await;
             }
-            _ if self.weather.is_down(port) => return failed(),
+            _ if self.weather.is_down(port) => {
+                self.struck(name, "the port is down");
+                return failed();
+            }
             _ if self.is_dead() => return pending().await,
             _ => {}
         }

@@ -21,6 +21,7 @@ use db::schema::{JOBS, RUNNERS};
 use domain::clock::{Timestamp, after};
 use domain::gh::Conclusion;
 use domain::ids::{JobId, RunnerKey};
+use domain::report::AgentStatus;
 
 use super::happening::{Happening, Witness};
 use super::replica::lock;
@@ -322,6 +323,9 @@ impl Witness for Invariants {
                 state.view.ended(machine, why);
                 state.later(now, Check::Secret((*machine).clone()));
             }
+            Happening::Reported { report, .. } if report.status != AgentStatus::Started => {
+                state.view.reported(&report.instance_id);
+            }
             Happening::HandedOver { machine, .. } => {
                 state.view.handed_over(machine, true);
                 if state.view.has_ended(machine) {
@@ -344,6 +348,7 @@ impl Witness for Invariants {
                     state.accuse(now, found);
                 }
             }
+            Happening::Mishap { call, .. } if call.starts_with("github") => state.view.github_failed = Some(now),
             Happening::Healthy => {
                 state.healthy = Some(now);
                 for check in std::mem::take(&mut state.suspended) {

@@ -66,6 +66,11 @@ impl JobRow {
         })
     }
 
+    /// A condemned record names the machine it has lost; it is no longer on it.
+    fn occupies(&self) -> bool {
+        matches!(self.status.as_str(), "launched" | "running")
+    }
+
     pub(super) fn is_open(&self) -> bool {
         OPEN.contains(&self.status.as_str())
     }
@@ -114,6 +119,8 @@ pub(super) struct MachineView {
     pub(super) launch: Option<String>,
     pub(super) ended: Option<&'static str>,
     pub(super) warned: bool,
+    /// Its agent said how its work ended.
+    pub(super) reported: bool,
     pub(super) was_bound: bool,
     /// The unsettled jobs whose rows name it: one, but in the middle of a transaction.
     pub(super) bound: BTreeSet<JobId>,
@@ -150,6 +157,8 @@ pub(super) struct View {
     rerun_pending: BTreeSet<JobId>,
     pub(super) live: BTreeSet<RunnerKey>,
     pub(super) secrets: BTreeSet<RunnerKey>,
+    /// When a call of GitHub last failed.
+    pub(super) github_failed: Option<Timestamp>,
 }
 
 impl View {
@@ -215,7 +224,7 @@ impl View {
         let (run, attempt) = (view.run, view.attempt);
         let gone = machine.as_ref().and_then(|key| self.machines.get_mut(key)).map(|machine| {
             machine.serving = None;
-            matches!(machine.ended, Some("reclaimed" | "crashed"))
+            matches!(machine.ended, Some("reclaimed" | "crashed")) && !machine.reported
         });
         if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {
             run.cancelled |= cancelled;
@@ -238,6 +247,7 @@ impl View {
             launch: launch.clone(),
             ended: None,
             warned: false,
+            reported: false,
             was_bound: false,
             bound: BTreeSet::new(),
             serving: None,
@@ -253,6 +263,12 @@ impl View {
     pub(super) fn warned(&mut self, machine: &RunnerKey) {
         if let Some(view) = self.machines.get_mut(machine) {
             view.warned = true;
+        }
+    }
+
+    pub(super) fn reported(&mut self, machine: &RunnerKey) {
+        if let Some(view) = self.machines.get_mut(machine) {
+            view.reported = true;
         }
     }
 
@@ -304,8 +320,8 @@ impl View {
             view.claimed = Some(now);
         }
         let launch = new.and_then(|row| row.launch.clone());
-        let machine_before = old.filter(|row| row.is_open()).and_then(|row| row.machine.clone());
-        let machine_after = new.filter(|row| row.is_open()).and_then(|row| row.machine.clone());
+        let machine_before = old.filter(|row| row.occupies()).and_then(|row| row.machine.clone());
+        let machine_after = new.filter(|row| row.occupies()).and_then(|row| row.machine.clone());
         let mut launches = None;
         if machine_before != machine_after {
             if machine_after.is_some() {

@@ -42,6 +42,9 @@ impl Exchange for Line {
                 let text = String::from_utf8_lossy(answer.body()).replace("\"status\":\"completed\"", "\"status\":\"queued\"");
                 *answer.body_mut() = Bytes::from(text);
             }
+            if answer.status().is_server_error() {
+                self.process.struck(name, "answered with a server error");
+            }
             Ok(answer)
         };
         self.process.call(Port::GitHub, name, lost, exchange).await

@@ -21,6 +21,9 @@ pub(crate) enum Command {
     /// Runs everything on this machine: orchestrator, simulated GitHub, runners as processes. Needs no account.
     #[cfg(feature = "local")]
     Local(Local),
+    /// Runs the orchestrator in simulated worlds with virtual time, and checks that it keeps its promises.
+    #[cfg(feature = "simulate")]
+    Simulate(Simulate),
     /// Checks the configuration in the environment and reports every problem at once.
     CheckConfig(CheckConfig),
     /// Lists, or creates, the tables and queues that an AWS account needs.
@@ -44,6 +47,91 @@ pub(crate) struct Serve {
     #[cfg(feature = "local")]
     #[arg(long, hide = true)]
     pub(crate) simulated_github: bool,
+}
+
+#[cfg(feature = "simulate")]
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Simulate {
+    /// One world, drawn from this seed.
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "seeds")]
+    seed: u64,
+    /// Many worlds: seeds from A up to, but without, B.
+    #[arg(long, value_name = "A..B", value_parser = seeds)]
+    seeds: Option<std::ops::RangeInclusive<u64>>,
+    /// Jobs in each of them.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) jobs: u64,
+    /// Replicas of the orchestrator.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = replicas)]
+    pub(crate) replicas: usize,
+    /// What goes wrong: none, network, crashes, cloud, github or all.
+    #[arg(long, value_name = "KIND", default_value = "all")]
+    pub(crate) faults: simulation::world::scenario::Faults,
+    /// Print objects of JSON, and no real time.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the whole story of this job.
+    #[arg(long, value_name = "JOB")]
+    pub(crate) trace: Option<u64>,
+    /// Print everything that happened.
+    #[arg(long)]
+    pub(crate) journal: bool,
+    /// A day of forty organisations instead of a bad hour of two.
+    #[arg(long)]
+    pub(crate) day: bool,
+    /// Write a picture of waits and fleet (SVG).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Go on with further seeds when an invariant is broken.
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+    /// Put a deliberate bug in, to see whether it is caught.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) mutation: Option<simulation::world::mutation::Mutation>,
+}
+
+#[cfg(feature = "simulate")]
+impl Simulate {
+    /// The seeds asked for.
+    pub(crate) fn seeds(&self) -> std::ops::RangeInclusive<u64> {
+        self.seeds.clone().unwrap_or(self.seed..=self.seed)
+    }
+
+    /// How much of what happened is kept to explain a broken invariant.
+    pub(crate) const fn lines(&self) -> usize {
+        if self.day { 0 } else { 20_000 }
+    }
+
+    /// The command that shows one of the worlds again.
+    pub(crate) fn replay(&self, seed: u64) -> String {
+        let Self { jobs, replicas, .. } = self;
+        let mut text = format!(
+            "runs-fleet-server simulate --seed {seed} --jobs {jobs} --replicas {replicas} --faults {}",
+            self.faults.as_str()
+        );
+        if self.day {
+            text.push_str(" --day");
+        }
+        if let Some(mutation) = self.mutation {
+            text.push_str(" --mutation ");
+            text.push_str(mutation.as_str());
+        }
+        text
+    }
+}
+
+#[cfg(feature = "simulate")]
+fn seeds(text: &str) -> Result<std::ops::RangeInclusive<u64>, String> {
+    let range = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse::<u64>().ok()?)));
+    range
+        .filter(|(from, to)| from < to)
+        .map(|(from, to)| from..=to - 1)
+        .ok_or_else(|| "two numbers, as in 1..100".to_owned())
+}
+
+#[cfg(feature = "simulate")]
+fn replicas(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=3).contains(n)).ok_or_else(|| "1, 2 or 3".to_owned())
 }
 
 #[cfg(feature = "local")]

@@ -13,6 +13,8 @@ mod observe;
 mod serve;
 #[cfg(feature = "aws")]
 mod setup;
+#[cfg(feature = "simulate")]
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         Command::Serve(options) => serve::main(&options),
         #[cfg(feature = "local")]
         Command::Local(options) => local::main(options),
+        #[cfg(feature = "simulate")]
+        Command::Simulate(options) => simulate::main(&options),
         Command::CheckConfig(options) => commands::check_config(&options),
         #[cfg(feature = "aws")]
         Command::Setup(options) => setup::main(&options),

@@ -91,13 +91,11 @@ pub(crate) fn expired(table: &Schema, row: &Item, now: i64) -> bool {
     }
 }
 
-/// A row before and after a transaction.
+/// What a transaction makes of a row.
 #[derive(Debug)]
 pub(crate) struct Effect {
     pub(crate) table: &'static Schema,
     pub(crate) key: Key,
-    /// As stored, expired or not.
-    pub(crate) before: Option<Item>,
     /// `None`: remove it.
     pub(crate) after: Option<Item>,
 }
@@ -132,7 +130,7 @@ pub(crate) fn plan(
             Write::Delete { .. } => None,
         };
         let after = after.map(|item| checked(table, item)).transpose()?;
-        effects.push(Effect { table, key, before, after });
+        effects.push(Effect { table, key, after });
     }
     Ok(if lost { Outcome::Lost } else { Outcome::Applied(effects) })
 }

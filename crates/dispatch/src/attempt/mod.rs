@@ -219,7 +219,7 @@ impl Dispatch {
 
     /// A job that is new, and whose webhook just came, is queued. Any other is looked up before money is spent on it: a
     /// webhook that was late may be about a job that has ended meanwhile, and whose end nobody took note of.
-    pub(super) fn must_ask_github(&self, job: &Job, existed: bool) -> bool {
+    fn must_ask_github(&self, job: &Job, existed: bool) -> bool {
         let born = job.message.as_ref().and_then(|m| m.created_at).map_or(job.queued_at, |at| at.min(job.queued_at));
         !existed
             || job.retry_count > 0
@@ -228,7 +228,7 @@ impl Dispatch {
     }
 
     /// Whether GitHub still wants the job (or cannot say). Otherwise its answer has been put into the books.
-    pub(super) async fn still_queued(&self, attempt: &mut Attempt) -> Result<bool, Failure> {
+    async fn still_queued(&self, attempt: &mut Attempt) -> Result<bool, Failure> {
         let (status, job) = self.observe(&attempt.job, Priority::Dispatch).await.map_err(Failure::Unknown)?;
         let Some(job) = job else { return Err(Failure::Fenced) };
         let ours = job.fenced_by(&attempt.token) && job.state == JobState::Claiming;

@@ -245,7 +245,13 @@ impl GitHub {
             lock(&self.waiting).remove(&holder);
             return Err(refusal);
         }
-        Ok(Listener { github: Arc::clone(self), credential: credential.to_owned(), runner: holder, notify, over: false })
+        Ok(Listener {
+            github: Arc::clone(self),
+            credential: credential.to_owned(),
+            runner: holder,
+            notify,
+            over: false,
+        })
     }
 
     /// Lets the model's time pass and its webhooks go out; never returns.

@@ -72,7 +72,8 @@ impl Announcements {
         while sending.try_join_next().is_some() {}
         for _ in 0..times {
             let late = if happens(settings.late) { self.rng.unit() * 180.0 } else { 0.2 + self.rng.unit() };
-            let (events, message) = (Arc::clone(&self.events), Message { body: body.to_string(), ..Message::default() });
+            let (events, message) =
+                (Arc::clone(&self.events), Message { body: body.to_string(), ..Message::default() });
             sending.spawn(async move {
                 sleep(Duration::from_secs_f64(late)).await;
                 let _ = events.send(message).await;

@@ -148,9 +148,11 @@ fn line(at: Timestamp, what: &Happening<'_>) -> Option<Line> {
         Happening::Wrote { table, before, after } => return wrote(at, table, *before, *after),
         Happening::Acked { queue, delivery, rejected } => {
             let word = if *rejected { "rejected" } else { "acknowledged" };
-            let job = delivery.body.split("\"job_id\":").nth(1).and_then(|rest| {
-                rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-            });
+            let job = delivery
+                .body
+                .split("\"job_id\":")
+                .nth(1)
+                .and_then(|rest| rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
             (job, None, format!("a message of {queue} {word}"))
         }
         Happening::HandedOver { machine, job, .. } => {
@@ -158,9 +160,11 @@ fn line(at: Timestamp, what: &Happening<'_>) -> Option<Line> {
         }
         Happening::HandOverDeleted { machine } => (None, Some((*machine).clone()), "hand-over deleted".to_owned()),
         Happening::ReplicaStarted { replica } => (None, None, format!("replica {replica} starts")),
-        Happening::ReplicaDied { replica, during } => {
-            (None, None, format!("replica {replica} dies{}", during.map(|c| format!(" during {c}")).unwrap_or_default()))
-        }
+        Happening::ReplicaDied { replica, during } => (
+            None,
+            None,
+            format!("replica {replica} dies{}", during.map(|c| format!(" during {c}")).unwrap_or_default()),
+        ),
         Happening::ReplicaStopped { replica } => (None, None, format!("replica {replica} stopped")),
         Happening::Mishap { replica, call, what } => (None, None, format!("replica {replica}: {call} {what}")),
         Happening::Healthy => (None, None, "the world is healthy".to_owned()),

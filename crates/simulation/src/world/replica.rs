@@ -236,11 +236,8 @@ impl Replica {
             api_url: "https://api.github.com".to_owned(),
             version: "0.0.0".to_owned(),
         };
-        let line = Line {
-            process: Arc::clone(&process),
-            github: Arc::clone(&outside.github),
-            mutation: outside.mutation,
-        };
+        let line =
+            Line { process: Arc::clone(&process), github: Arc::clone(&outside.github), mutation: outside.mutation };
         let client = Client::new(&app, Arc::new(line), Arc::clone(&clock), Arc::clone(&rng))?;
         let ec2 = ProcessEc2 {
             process: Arc::clone(&process),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use db::schema::{self, JOBS, RUNNERS};
-use db::table::{Cond, Query, Schema};
+use db::table::{Cond, Query, Schema, Value};
 use db::{Memory, Table};
 use domain::clock::{self, Clock, Rng};
 use domain::ids::{InstallationId, Repo, RunId};
@@ -36,7 +36,7 @@ use super::replica::{Odds, Outside, Replica, lock};
 use super::scenario::{Day, Faults, Hour, Load, Scenario, chance};
 use super::summary::{Series, Summary, Tally};
 use crate::cloud::{self, Cloud};
-use crate::github::line::{GitHub, Trouble};
+use crate::github::line::{GitHub, Trouble, Usage};
 use crate::github::model::{OwnerKind, Settings};
 
 /// What to simulate.
@@ -66,6 +66,8 @@ pub struct Outcome {
     pub series: Series,
     /// Port calls.
     pub calls: Vec<(&'static str, u64)>,
+    /// The most that any installation asked of GitHub.
+    pub github_usage: Usage,
     /// What must never happen, and did.
     pub violations: Vec<Violation>,
     /// What happened.
@@ -125,8 +127,12 @@ impl World {
         let store = Store::new(&clock, chance(seed, "store"), scene.clone(), scenario.faults.network);
         let cloud = Cloud::seeded(nature_of_cloud(&scenario), Arc::clone(&clock), chance(seed, "cloud"));
         let webhook_secret = SecretString::from("It's a Secret to Everybody");
-        let github =
-            GitHub::new(nature_of_github(&scenario), chance(seed, "github"), Arc::clone(&clock), webhook_secret.clone());
+        let github = GitHub::new(
+            nature_of_github(&scenario),
+            chance(seed, "github"),
+            Arc::clone(&clock),
+            webhook_secret.clone(),
+        );
         github.watched(Arc::new(GitHubTold(scene.clone())));
         github.with(|model, _| {
             for repo in &scenario.repos {
@@ -219,7 +225,11 @@ impl World {
         let calls = Port::ALL.map(|port| (port.as_str(), self.outside.calls.of(port))).to_vec();
         let violations = self.invariants.violations();
         let summary = self.tally.summary(now, &self.outside.cloud.ledger(), violations.len() as u64);
-        Outcome { summary, series: self.tally.series(), calls, violations, journal: self.journal }
+        let github_usage = self.outside.github.usage().values().fold(Usage::default(), |most, usage| Usage {
+            requests_per_hour: most.requests_per_hour.max(usage.requests_per_hour),
+            changes_per_minute: most.changes_per_minute.max(usage.changes_per_minute),
+        });
+        Outcome { summary, series: self.tally.series(), calls, github_usage, violations, journal: self.journal }
     }
 
     /// Trouble that is not drawn call by call begins.
@@ -233,7 +243,13 @@ impl World {
             self.announcements.change(|settings| *settings = announcements::Settings::troubled());
         }
         if github {
-            self.outside.github.trouble(Trouble { fails: 0.08, doubled: 0.08, late: 0.08, answer_lost: 0.04, errors: 0.02 });
+            self.outside.github.trouble(Trouble {
+                fails: 0.08,
+                doubled: 0.08,
+                late: 0.08,
+                answer_lost: 0.04,
+                errors: 0.02,
+            });
         }
     }
 
@@ -264,7 +280,9 @@ impl World {
             if !loaded {
                 limit = Instant::now() + self.scenario.patience;
             }
-            if loaded && self.invariants.is_quiet() || Instant::now() > limit || !self.invariants.violations().is_empty()
+            if loaded && self.invariants.is_quiet()
+                || Instant::now() > limit
+                || !self.invariants.violations().is_empty()
             {
                 return;
             }
@@ -273,7 +291,8 @@ impl World {
 }
 
 fn nature_of_cloud(scenario: &Scenario) -> cloud::World {
-    let subnet = |zone: &&str| Subnet { id: format!("subnet-{zone}"), zone: (*zone).to_owned(), free_addresses: 60_000 };
+    let subnet =
+        |zone: &&str| Subnet { id: format!("subnet-{zone}"), zone: (*zone).to_owned(), free_addresses: 60_000 };
     let mut world = cloud::World {
         subnets: ZONES.iter().map(subnet).collect(),
         boot: Some(cloud::Boot::default()),
@@ -294,7 +313,7 @@ fn drought(rng: &dyn Rng, trouble: Duration) -> cloud::Drought {
     let from = trouble.mul_f64(rng.unit());
     let length = Duration::from_secs_f64(60.0 + 1200.0 * rng.unit());
     let until = (from + length).min(trouble);
-    let at = |after| domain::clock::after(WorldClock::beginning(), after);
+    let at = |after| clock::after(WorldClock::beginning(), after);
     let zone = (rng.unit() < 0.5).then(|| ZONES[(rng.next_u64() % 3) as usize].to_owned());
     let spot = match rng.unit() {
         u if u < 0.6 => Some(true),
@@ -377,7 +396,11 @@ async fn live(mut replica: Replica, fates: Fates, doors: Doors, github: Arc<GitH
         };
         show(replica.number, None);
         life.process.thaw();
-        if gently { replica.stop(life).await } else { replica.end(life).await }
+        if gently {
+            replica.stop(life).await;
+        } else {
+            replica.end(life).await;
+        }
         if over {
             return;
         }
@@ -439,6 +462,10 @@ async fn remove(rows: &Memory, table: &'static Schema, index: &'static str, of: 
     let query = Query { until: Some(before.into()), ..Query::of(index, of) };
     let Ok(old) = rows.query(table, query).await else { return };
     for row in old {
+        // The index orders by the last assignment; a long job has ended later.
+        if row.get("completed_at").is_some_and(|at| matches!(at, Value::S(at) if at.as_str() > before)) {
+            continue;
+        }
         if let Some(key) = row.get(table.key) {
             let _ = rows.delete(table, key, Cond::Always).await;
         }

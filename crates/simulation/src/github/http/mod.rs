@@ -126,7 +126,6 @@ impl SimulatedGitHub {
         }
         let shared = Arc::new(Shared {
             api_url: model.settings().api_url.clone(),
-            installation: model.settings().installation_id,
             lost_after: model.settings().runner_lost_after,
             app_id: config.app_id,
             gate: Mutex::new(gate::Gate::new(config.rate_limit, config.token_lifetime)),
@@ -262,7 +261,6 @@ impl Drop for SimulatedGitHub {
 /// What requests and tasks share.
 struct Shared {
     api_url: String,
-    installation: InstallationId,
     lost_after: Duration,
     app_id: u64,
     model: Mutex<Model>,

@@ -52,7 +52,8 @@ impl Model {
         let number = self.counters.runs + 1;
         self.counters.runs = number;
         let (latest, earlier) = (Vec::new(), Vec::new());
-        let record = Run { id: run, repo: repo.clone(), number, attempt: 1, created_at: now, updated_at: now, latest, earlier };
+        let record =
+            Run { id: run, repo: repo.clone(), number, attempt: 1, created_at: now, updated_at: now, latest, earlier };
         self.runs.insert(run, record);
         let mut ids = Vec::with_capacity(jobs.len());
         for spec in jobs {

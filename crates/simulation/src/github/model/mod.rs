@@ -264,7 +264,11 @@ impl Model {
         let Some(runner) = self.runners.get(&id) else { return };
         let Some(since) = runner.session.as_ref().map(|s| s.since) else { return };
         let idle = self.idle.entry(runner.repo.clone()).or_default();
-        if runner.is_free() { idle.insert((since, id)) } else { idle.remove(&(since, id)) };
+        if runner.is_free() {
+            idle.insert((since, id))
+        } else {
+            idle.remove(&(since, id))
+        };
     }
 
     fn next_id(&mut self) -> u64 {

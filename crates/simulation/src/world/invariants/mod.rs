@@ -119,7 +119,6 @@ enum Check {
 struct State {
     view: View,
     bounds: Bounds,
-    healthy: Option<Timestamp>,
     agenda: BTreeMap<(Timestamp, u64), Check>,
     scheduled: u64,
     suspended: Vec<Check>,
@@ -204,16 +203,16 @@ impl State {
                 return;
             }
             let check = entry.remove();
-            match self.healthy {
+            match self.view.healthy {
                 None => self.suspended.push(check),
                 Some(healthy) if after(healthy, self.bound_of(&check)) > now => self.later(healthy, check),
-                Some(_) => self.judge(now, check),
+                Some(_) => self.judge(now, &check),
             }
         }
     }
 
-    fn judge(&mut self, now: Timestamp, check: Check) {
-        let found = match &check {
+    fn judge(&mut self, now: Timestamp, check: &Check) {
+        let found = match check {
             Check::Recorded(job) => rules::i1_recorded(&self.view, *job),
             Check::Launched(job) => rules::i2_launched(&self.view, *job),
             Check::Begun(job) => rules::i3_served(&self.view, *job),
@@ -222,7 +221,7 @@ impl State {
             Check::Secret(machine) => rules::i16_no_secret(&self.view, machine),
             Check::Bound(job, machine) => rules::b1_true_binding(&self.view, *job, machine),
         };
-        if let Check::Secret(machine) = &check {
+        if let Check::Secret(machine) = check {
             self.view.forget_machine(machine);
         }
         if let Some(found) = found {
@@ -309,7 +308,8 @@ impl Witness for Invariants {
             }
             Happening::Launched { machine, launch, .. } => {
                 let found = state.view.launched(machine, *launch, now);
-                if let Some(found) = found.and_then(|(made, asked)| rules::i18_as_asked(machine, *launch, made, asked)) {
+                if let Some(found) = found.and_then(|(made, asked)| rules::i18_as_asked(machine, *launch, made, asked))
+                {
                     state.accuse(now, found);
                 }
                 state.later(now, Check::Surplus((*machine).clone()));
@@ -350,7 +350,7 @@ impl Witness for Invariants {
             }
             Happening::Mishap { call, .. } if call.starts_with("github") => state.view.github_failed = Some(now),
             Happening::Healthy => {
-                state.healthy = Some(now);
+                state.view.healthy = Some(now);
                 for check in std::mem::take(&mut state.suspended) {
                     state.later(now, check);
                 }

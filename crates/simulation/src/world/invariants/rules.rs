@@ -51,8 +51,7 @@ pub(super) fn i2_launched(view: &View, job: JobId) -> Option<Finding> {
 /// I3: a job of ours begins. A settled record is no excuse while GitHub still has it queued, unless it ended in `error`.
 pub(super) fn i3_served(view: &View, job: JobId) -> Option<Finding> {
     let known = view.jobs.get(&job)?;
-    let given_up = known.row.as_ref().is_some_and(|row| row.status == "error");
-    let waits = known.concluded.is_none() && known.began.is_none() && !given_up;
+    let waits = known.concluded.is_none() && known.began.is_none() && !view.is_given_up(job);
     waits.then(|| {
         let state = known.row.as_ref().map_or("without a record", |row| row.status.as_str());
         ("I3 served", Some(job), None, format!("it is queued at GitHub and {state}"))
@@ -90,7 +89,8 @@ pub(super) fn i7_fenced(before: &JobRow, after: &JobRow, now: Timestamp) -> Opti
         return fault(format!("version {} was followed by {}", before.version, after.version));
     }
     let claimed = after.status == "claiming" && after.lease != before.lease;
-    let held = before.status == "claiming" && before.lease.is_some() && before.lease_until > now.as_millisecond() + SKEW_MS;
+    let held =
+        before.status == "claiming" && before.lease.is_some() && before.lease_until > now.as_millisecond() + SKEW_MS;
     if claimed && held {
         return fault("it was claimed while somebody held it".to_owned());
     }
@@ -234,7 +234,12 @@ pub(super) fn b1_true_binding(view: &View, job: JobId, machine: &RunnerKey) -> O
 pub(super) fn b2_no_killing(view: &View, machine: &RunnerKey, why: &str) -> Option<Finding> {
     let known = view.machines.get(machine)?;
     let job = known.serving.filter(|_| why == "orchestrator" && !known.warned && known.ended.is_none())?;
-    Some(("B2 no killing", Some(job), Some(machine.clone()), "it was terminated while its runner had the job".to_owned()))
+    Some((
+        "B2 no killing",
+        Some(job),
+        Some(machine.clone()),
+        "it was terminated while its runner had the job".to_owned(),
+    ))
 }
 
 /// When everything has come to rest: nothing is open, nothing is left, and what was lost was run again.
@@ -256,7 +261,8 @@ pub(super) fn at_rest(view: &View) -> Vec<Finding> {
     for (run, view) in &view.runs {
         // A run that GitHub still waits for cannot be run again.
         if view.lost > view.reruns && !view.cancelled && view.open == 0 {
-            let text = format!("run {run}: {} jobs were lost with their machine, {} were run again", view.lost, view.reruns);
+            let text =
+                format!("run {run}: {} jobs were lost with their machine, {} were run again", view.lost, view.reruns);
             found.push(("I3 served", None, None, text));
         }
     }

@@ -157,6 +157,8 @@ pub(super) struct View {
     rerun_pending: BTreeSet<JobId>,
     pub(super) live: BTreeSet<RunnerKey>,
     pub(super) secrets: BTreeSet<RunnerKey>,
+    /// Since when nothing goes wrong outside.
+    pub(super) healthy: Option<Timestamp>,
     /// When a call of GitHub last failed.
     pub(super) github_failed: Option<Timestamp>,
 }
@@ -170,9 +172,12 @@ impl View {
             && self.secrets.is_empty()
     }
 
-    /// Whether the orchestrator has given up on a job: GitHub will end it.
+    /// Whether the orchestrator has given up on a job, while the world gave it reason to: GitHub will end it.
     pub(super) fn is_given_up(&self, job: JobId) -> bool {
-        self.jobs.get(&job).and_then(|job| job.row.as_ref()).is_some_and(|row| row.status == "error")
+        self.jobs.get(&job).and_then(|job| job.row.as_ref()).is_some_and(|row| {
+            let at = row.completed_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
+            row.status == "error" && self.healthy.is_none_or(|healthy| at.is_none_or(|at| at <= healthy))
+        })
     }
 
     fn run_is_open(&self, job: JobId) -> bool {
@@ -284,7 +289,11 @@ impl View {
     }
 
     pub(super) fn handed_over(&mut self, machine: &RunnerKey, there: bool) {
-        if there { self.secrets.insert(machine.clone()) } else { self.secrets.remove(machine) };
+        if there {
+            self.secrets.insert(machine.clone())
+        } else {
+            self.secrets.remove(machine)
+        };
         if let Some(view) = self.machines.get_mut(machine) {
             view.secret = there;
         }
@@ -307,7 +316,11 @@ impl View {
         let (old, new) = (before.as_ref(), view.row.as_ref());
         view.had_row |= new.is_some();
         let open = new.is_some_and(JobRow::is_open);
-        if open { self.open_rows.insert(id) } else { self.open_rows.remove(&id) };
+        if open {
+            self.open_rows.insert(id)
+        } else {
+            self.open_rows.remove(&id)
+        };
         if new.is_some_and(|row| row.rerun_pending) {
             self.rerun_pending.insert(id);
         } else {

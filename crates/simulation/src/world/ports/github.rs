@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use domain::gh::Conclusion;
 use domain::ids::{JobId, Repo, RunId};
-use github::mint::runner_key_candidates;
 use github::client::{Exchange, ExchangeError};
+use github::mint::runner_key_candidates;
 use http::{Request, Response};
 
 use crate::github::line::{GitHub, GitHubWitness};
@@ -39,7 +39,8 @@ impl Exchange for Line {
         let exchange = async {
             let mut answer = self.github.answer(&request);
             if self.mutation == Some(Mutation::BelieveQueued) && name == "github.job" {
-                let text = String::from_utf8_lossy(answer.body()).replace("\"status\":\"completed\"", "\"status\":\"queued\"");
+                let text =
+                    String::from_utf8_lossy(answer.body()).replace("\"status\":\"completed\"", "\"status\":\"queued\"");
                 *answer.body_mut() = Bytes::from(text);
             }
             if answer.status().is_server_error() {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::clock::Rng;
-use tokio::time::Instant;
 use queue::{Capabilities, Delivery, Depth, Error, Handle, Message, Queue};
+use tokio::time::Instant;
 
 use crate::world::happening::{Happening, Scene};
 use crate::world::mutation::Mutation;

@@ -24,7 +24,7 @@ use crate::world::process::{Port, Process};
 pub const LAG: Duration = Duration::from_secs(2);
 
 /// What was written and is not in the indexes yet.
-type Pending = Mutex<VecDeque<(Instant, &'static Schema, Value, Option<Item>)>>;
+type Pending = VecDeque<(Instant, &'static Schema, Value, Option<Item>)>;
 
 /// The store of everybody.
 pub struct Store {
@@ -38,11 +38,11 @@ pub struct Store {
 struct Written {
     scene: Scene,
     lags: AtomicBool,
-    pending: Pending,
+    pending: Mutex<Pending>,
 }
 
 impl Written {
-    fn pending(&self) -> MutexGuard<'_, VecDeque<(Instant, &'static Schema, Value, Option<Item>)>> {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,0 +1,211 @@
+//! `simulate`: the orchestrator in simulated worlds, seed by seed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Context;
+use domain::clock::{Clock, SystemClock, since};
+use domain::ids::JobId;
+use simulation::world::journal::Keep;
+use simulation::world::plot;
+use simulation::world::run::{Options, Outcome, run};
+use simulation::world::summary::Summary;
+
+use crate::cli::{self, complain, say};
+
+/// Lines shown of a job whose invariant was broken.
+const TAIL: usize = 60;
+
+pub(crate) fn main(options: &cli::Simulate) -> anyhow::Result<ExitCode> {
+    let seeds = options.seeds();
+    let next = AtomicU64::new(*seeds.start());
+    let stop = AtomicBool::new(false);
+    let finished: Mutex<BTreeMap<u64, Finished>> = Mutex::default();
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = threads.min(usize::try_from(seeds.end() - seeds.start() + 1).unwrap_or(usize::MAX));
+    let began = SystemClock.now();
+    let mut total = Total::default();
+    let mut failed = None;
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if !seeds.contains(&seed) {
+                        return;
+                    }
+                    let done = one(options, seed);
+                    if done.as_ref().is_ok_and(|done| done.violations > 0) && !options.keep_going {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    let done =
+                        done.unwrap_or_else(|error| Finished { text: format!("{error:#}"), ..Finished::failed() });
+                    finished.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, done);
+                }
+            });
+        }
+    });
+    for (seed, done) in finished.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        total.add(&done);
+        if done.violations > 0 {
+            failed.get_or_insert(seed);
+        }
+        say(done.text.trim_end());
+    }
+    if seeds.start() != seeds.end() {
+        let took = since(SystemClock.now(), began).as_secs_f64();
+        if options.json {
+            say(&serde_json::to_string(&total)?);
+        } else {
+            let speed = total.jobs as f64 / took.max(0.001);
+            say(&format!("{total} in {took:.1} s on {threads} threads ({speed:.0} jobs/s)"));
+        }
+    }
+    if let Some(seed) = failed {
+        complain(&format!("an invariant is broken; to see it again:\n  {}", options.replay(seed)));
+    }
+    Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What came of a seed, as it is shown.
+struct Finished {
+    jobs: u64,
+    violations: u64,
+    lost: u64,
+    text: String,
+}
+
+impl Finished {
+    const fn failed() -> Self {
+        Self { jobs: 0, violations: 1, lost: 0, text: String::new() }
+    }
+}
+
+#[derive(Debug, Default, serde::Serialize)]
+struct Total {
+    seeds: u64,
+    jobs: u64,
+    lost: u64,
+    violations: u64,
+    failed_seeds: u64,
+}
+
+impl Total {
+    fn add(&mut self, done: &Finished) {
+        self.seeds += 1;
+        self.jobs += done.jobs;
+        self.lost += done.lost;
+        self.violations += done.violations;
+        self.failed_seeds += u64::from(done.violations > 0);
+    }
+}
+
+impl std::fmt::Display for Total {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { seeds, jobs, lost, violations, failed_seeds } = self;
+        write!(f, "{seeds} seeds, {jobs} jobs, {lost} lost, {violations} violations in {failed_seeds} seeds")
+    }
+}
+
+fn one(options: &cli::Simulate, seed: u64) -> anyhow::Result<Finished> {
+    let keep = if options.trace.is_some() || options.journal { Keep::All } else { Keep::Last(options.lines()) };
+    let world = Options {
+        seed,
+        jobs: options.jobs,
+        replicas: options.replicas,
+        faults: options.faults,
+        keep,
+        day: options.day,
+        mutation: options.mutation,
+    };
+    let began = SystemClock.now();
+    let outcome = run(&world).context("the world cannot be made")?;
+    let took = since(SystemClock.now(), began).as_secs_f64();
+    let mut text = match options.json {
+        true => serde_json::to_string(&outcome.summary)?,
+        false => shown(&outcome, took, seed),
+    };
+    if let Some(job) = options.trace {
+        let job = JobId::new(job).context("a job's id is not zero")?;
+        let _ = write!(text, "\n{}", outcome.journal.story(job).trim_end());
+    }
+    if options.journal {
+        let _ = write!(text, "\n{}", outcome.journal.everything().trim_end());
+    }
+    if !options.json {
+        text.push_str(&accusation(&outcome, options, seed));
+    }
+    if let Some(path) = &options.plot {
+        std::fs::write(path, plot::svg(&outcome.series, &plot_title(&outcome.summary)))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let Summary { jobs, lost, violations, .. } = outcome.summary;
+    Ok(Finished { jobs, lost, violations, text })
+}
+
+fn plot_title(summary: &Summary) -> String {
+    format!("{} jobs, {} instances, {:.0} USD", summary.jobs, summary.launches, summary.cost_usd)
+}
+
+fn shown(outcome: &Outcome, took: f64, seed: u64) -> String {
+    let s = &outcome.summary;
+    let mut text = format!(
+        "seed {seed}: {} jobs, {} completed, {} re-run, {} lost; wait {:.0}/{:.0}/{:.0} s (p50/p95/p99); {} launches \
+         ({:+}), {} reclaimed, {} stolen; {:.2} USD; {} virtual s in {took:.2} s ({:.0} jobs/s)",
+        s.jobs,
+        s.completed,
+        s.rerun,
+        s.lost,
+        s.wait_s_p50,
+        s.wait_s_p95,
+        s.wait_s_p99,
+        s.launches,
+        s.extra_launches,
+        s.reclaims,
+        s.stolen,
+        s.cost_usd,
+        s.virtual_s,
+        s.jobs as f64 / took.max(0.001),
+    );
+    let calls = outcome.calls.iter().map(|(port, calls)| format!("{port} {:.2}", *calls as f64 / s.jobs.max(1) as f64));
+    let _ = write!(text, "\n  port calls per job: {}", calls.collect::<Vec<_>>().join(", "));
+    let _ = write!(
+        text,
+        "\n  most asked of GitHub by one installation: {} requests an hour, {} changes a minute",
+        outcome.github_usage.requests_per_hour, outcome.github_usage.changes_per_minute
+    );
+    if let Some(memory) = peak_memory() {
+        let _ = write!(text, "\n  peak memory of the process: {memory} MiB");
+    }
+    text
+}
+
+/// MiB, where the system tells.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
+}
+
+fn accusation(outcome: &Outcome, options: &cli::Simulate, seed: u64) -> String {
+    let mut text = String::new();
+    let Some(first) = outcome.violations.first() else { return text };
+    for violation in outcome.violations.iter().take(5) {
+        let job = violation.job.map_or_else(String::new, |job| format!(" job {job}"));
+        let machine = violation.machine.as_ref().map_or_else(String::new, |machine| format!(" {machine}"));
+        let _ = write!(text, "\n  BROKEN {}:{job}{machine}: {}", violation.invariant, violation.text);
+    }
+    if let Some(job) = first.job
+        && options.trace.is_none()
+    {
+        let _ = write!(text, "\n{}", outcome.journal.tail(job, TAIL));
+    }
+    let _ = write!(text, "\n  again: {}", options.replay(seed));
+    if let Some(job) = first.job {
+        let _ = write!(text, " --trace {job}");
+    }
+    text
+}

@@ -30,11 +30,12 @@ RUN case "$TARGETARCH" in \
     esac > /target
 COPY --from=chef /recipe.json /recipe.json
 RUN cargo chef cook --locked --release --zigbuild --target "$(cat /target)" \
-        --package runs-fleet-server --recipe-path /recipe.json
+        --package runs-fleet-server --no-default-features --features aws,local --recipe-path /recipe.json
 COPY . .
 ARG COMMIT=unknown
 RUN RUNS_FLEET_COMMIT="$COMMIT" \
-        cargo zigbuild --locked --release --target "$(cat /target)" --package runs-fleet-server \
+        cargo zigbuild --locked --release --target "$(cat /target)" \
+        --package runs-fleet-server --no-default-features --features aws,local \
     && mkdir -p /root-fs/app /root-fs/etc/ssl/certs /state \
     && cp "target/$(cat /target)/release/runs-fleet-server" /root-fs/app/server \
     && cp /etc/ssl/certs/ca-certificates.crt /root-fs/etc/ssl/certs/ \

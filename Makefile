@@ -8,6 +8,8 @@ TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/runs-fleet/tools
 CARGO_DENY := $(or $(shell command -v cargo-deny 2>/dev/null),$(TOOLS)/bin/cargo-deny)
 
 SERVER := -p runs-fleet-server
+# What is shipped: everything but the simulation of the orchestrator itself.
+SHIPPED := --no-default-features --features aws,local $(SERVER)
 # One machine, no cloud account: the quickest build.
 LOCAL := --no-default-features --features local $(SERVER)
 
@@ -27,7 +29,7 @@ AWS_REGION ?= ap-northeast-1
 
 .DEFAULT_GOAL := help
 .PHONY: help init deps build build-server build-agent build-all test test-aws deny coverage bench lint ci check-config \
-	run dev docker-build docker-push mocks clean
+	run dev simulate docker-build docker-push mocks clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +51,7 @@ $(TOOLS)/bin/cargo-deny:
 build: build-server ## The same as build-server
 
 build-server: ## Build the server into bin/
-	$(BUILD) $(SERVER)
+	$(BUILD) $(SHIPPED)
 	@mkdir -p bin
 	cp $(RELEASE)/runs-fleet-server bin/
 
@@ -94,6 +96,9 @@ run: ## Server, simulated GitHub and runners on this machine, no account needed;
 	$(CARGO) run $(LOCAL) -- local $(ARGS)
 
 dev: run ## The same as run
+
+simulate: ## The orchestrator in simulated worlds under faults; ARGS="--help" lists the flags
+	$(CARGO) run --release --no-default-features --features simulate $(SERVER) -- simulate $(ARGS)
 
 docker-build: ## Build the server's image for this machine's architecture
 	$(CONTAINER_CLI) build --build-arg VERSION=$(DOCKER_TAG) --build-arg COMMIT=$$(git rev-parse HEAD) \

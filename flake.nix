@@ -32,7 +32,7 @@
 
       # A program of the workspace. Dependencies come from Cargo.lock, which pins their hashes.
       program =
-        pkgs: name:
+        pkgs: name: flags:
         pkgs.rustPlatform.buildRustPackage {
           pname = name;
           version = manifest.version;
@@ -41,7 +41,8 @@
           cargoBuildFlags = [
             "--package"
             name
-          ];
+          ]
+          ++ flags;
           RUNS_FLEET_COMMIT = self.rev or "dirty";
           # Tests have a check of their own.
           doCheck = false;
@@ -71,12 +72,16 @@
         let
           # Static, as in the image and on the runner machines.
           pkgs = nixpkgs.legacyPackages.${system}.pkgsStatic;
-          server = program pkgs "runs-fleet-server";
+          # Without the simulation of the orchestrator itself.
+          server = program pkgs "runs-fleet-server" [
+            "--no-default-features"
+            "--features=aws,local"
+          ];
         in
         {
           inherit server;
           default = server;
-          agent = program pkgs "runs-fleet-agent";
+          agent = program pkgs "runs-fleet-agent" [ ];
 
           # The image of the Dockerfile, reproducible: the time stamp is fixed.
           docker =

@@ -151,8 +151,9 @@ async fn installations_are_found_by_the_right_kind_of_account() {
     ] {
         assert_eq!(f.status(Method::GET, path, &jwt()).await, status, "{path}");
     }
-    assert_eq!(f.get("/users/mona/installation", &jwt()).await["id"], 1);
-    assert_eq!(f.status(Method::POST, "/app/installations/2/access_tokens", &jwt()).await, 404);
+    assert_eq!(f.get("/orgs/acme/installation", &jwt()).await["id"], 1);
+    assert_eq!(f.get("/users/mona/installation", &jwt()).await["id"], 2, "every account has its own");
+    assert_eq!(f.status(Method::POST, "/app/installations/3/access_tokens", &jwt()).await, 404);
 }
 
 #[tokio::test]

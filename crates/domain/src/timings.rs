@@ -33,6 +33,8 @@ pub struct Timings {
     pub receive_wait: Duration,
     /// Assumed clock difference between replicas.
     pub skew: Duration,
+    /// A machine may be missing from EC2's answers for this long after its launch, on two clocks that differ.
+    pub unlisted: Duration,
     /// Pause between tries of a send or an ack.
     pub send_pause: Duration,
 
@@ -118,6 +120,7 @@ impl Timings {
         heartbeat: s(30),
         receive_wait: s(20),
         skew: s(5),
+        unlisted: s(60),
         send_pause: s(1),
         liveness_age: s(60),
         back_off: s(30),
@@ -172,6 +175,7 @@ impl Timings {
             heartbeat: d(self.heartbeat),
             receive_wait: self.receive_wait,
             skew: d(self.skew),
+            unlisted: d(self.unlisted),
             send_pause: d(self.send_pause),
             liveness_age: d(self.liveness_age),
             back_off: d(self.back_off).max(s(1)),

@@ -133,8 +133,8 @@ impl Dispatch {
                     }
                     continue;
                 }
-                // A row younger than the listing may belong to a machine the listing does not show yet.
-                if clock::since(now, row.minted_at) < self.settings.timings.skew {
+                // EC2 may not show a young machine, neither here nor when it is asked after.
+                if clock::since(now, row.minted_at) < self.settings.timings.unlisted {
                     continue;
                 }
                 swept.count(&self.vanished_runner(&row.key).await);

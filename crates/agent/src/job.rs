@@ -167,7 +167,9 @@ fn runs(leader: ProcessId, commands: &[&str]) -> bool {
     processes::find(&session).iter().any(|found| commands.contains(&found.command.as_str()))
 }
 
+/// Whether a worker has written its log since then. File systems stamp by a clock that lags, some in whole seconds.
 fn worker_log(diag: &Path, since: SystemTime) -> bool {
+    let since = since.checked_sub(Duration::from_secs(1)).unwrap_or(since);
     let Ok(entries) = std::fs::read_dir(diag) else { return false };
     entries.flatten().any(|entry| {
         let name = entry.file_name();

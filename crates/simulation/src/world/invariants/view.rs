@@ -39,6 +39,8 @@ pub(super) struct JobRow {
     /// Epoch milliseconds.
     pub(super) lease_until: i64,
     pub(super) completed_at: Option<String>,
+    /// When what ended the record began: its end, or the claim whose lease died as the last of them.
+    decided_at: Option<String>,
     pub(super) rerun_pending: bool,
 }
 
@@ -62,6 +64,10 @@ impl JobRow {
             lease: text(row, "lease_token"),
             lease_until: whole(row, "lease_expires_at"),
             completed_at: text(row, "completed_at"),
+            decided_at: match text(row, "settled_reason").as_deref() {
+                Some("claim_exhausted") => text(row, "created_at"),
+                _ => text(row, "completed_at"),
+            },
             rerun_pending: text(row, "rerun_state").as_deref() == Some("pending"),
         })
     }
@@ -172,11 +178,12 @@ impl View {
             && self.secrets.is_empty()
     }
 
-    /// Whether the orchestrator has given up on a job, while the world gave it reason to: GitHub will end it.
+    /// Whether the orchestrator has given up on a job, while the world gave it reason to: GitHub will end it. A lease
+    /// that was taken in bad weather may die in good weather.
     pub(super) fn is_given_up(&self, job: JobId) -> bool {
         self.jobs.get(&job).and_then(|job| job.row.as_ref()).is_some_and(|row| {
-            let at = row.completed_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
-            row.status == "error" && self.healthy.is_none_or(|healthy| at.is_none_or(|at| at <= healthy))
+            let decided = row.decided_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
+            row.status == "error" && self.healthy.is_none_or(|healthy| decided.is_none_or(|at| at <= healthy))
         })
     }
 
@@ -223,6 +230,7 @@ impl View {
         now: Timestamp,
     ) -> Option<RunnerKey> {
         self.open_at_github.remove(&job);
+        let given_up = self.is_given_up(job);
         let view = self.jobs.get_mut(&job)?;
         view.concluded = Some(now);
         let machine = view.began.clone().flatten();
@@ -234,7 +242,7 @@ impl View {
         if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {
             run.cancelled |= cancelled;
             run.open = run.open.saturating_sub(1);
-            run.lost += u32::from(runner_lost && attempt == 1 && gone == Some(true));
+            run.lost += u32::from(runner_lost && attempt == 1 && gone == Some(true) && !given_up);
         }
         self.tidy(job);
         machine

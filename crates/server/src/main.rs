@@ -22,6 +22,11 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 
+// A simulated world allocates more than it computes.
+#[cfg(feature = "simulate")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     #[cfg(feature = "local")]
     if let Some(code) = local::machine_side() {

@@ -111,7 +111,7 @@ impl std::fmt::Display for Total {
 }
 
 fn one(options: &cli::Simulate, seed: u64) -> anyhow::Result<Finished> {
-    let keep = if options.trace.is_some() || options.journal { Keep::All } else { Keep::Last(options.lines()) };
+    let keep = if options.trace.is_some() || options.journal { Keep::All } else { Keep::Nothing };
     let world = Options {
         seed,
         jobs: options.jobs,
@@ -122,8 +122,12 @@ fn one(options: &cli::Simulate, seed: u64) -> anyhow::Result<Finished> {
         mutation: options.mutation,
     };
     let began = SystemClock.now();
-    let outcome = run(&world).context("the world cannot be made")?;
+    let mut outcome = run(&world).context("the world cannot be made")?;
     let took = since(SystemClock.now(), began).as_secs_f64();
+    // A journal costs more than the world it is about, and the same seed tells the same story once more.
+    if !outcome.violations.is_empty() && keep == Keep::Nothing && !options.json {
+        outcome = run(&Options { keep: Keep::Last(options.lines()), ..world }).context("the world cannot be made")?;
+    }
     let mut text = match options.json {
         true => serde_json::to_string(&outcome.summary)?,
         false => shown(&outcome, took, seed),

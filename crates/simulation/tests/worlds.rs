@@ -16,7 +16,7 @@ const JOBS: u64 = 30;
 const KINDS: [&str; 6] = ["none", "network", "crashes", "cloud", "github", "all"];
 
 fn options(seed: u64, faults: Faults) -> Options {
-    Options { seed, jobs: JOBS, replicas: 2, faults, keep: Keep::Last(0), day: false, mutation: None }
+    Options { seed, jobs: JOBS, replicas: 2, faults, keep: Keep::Nothing, day: false, mutation: None }
 }
 
 fn kind(word: &str) -> Faults {
@@ -79,7 +79,7 @@ fn deliberate_bugs_are_caught() {
 
 /// Whether some invariant notices a bug within the first seeds.
 fn is_caught(mutation: Mutation) -> bool {
-    const SEEDS: u64 = 40;
+    const SEEDS: u64 = 60;
     let (next, caught) = (AtomicU64::new(1), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {

@@ -3,7 +3,7 @@
 use domain::job::Job;
 use domain::runner::Runner;
 
-use super::{Jobs, codec};
+use super::{Jobs, Step, codec};
 use crate::runners;
 use crate::schema::JOBS;
 use crate::table::{Error, Outcome, Write};
@@ -55,13 +55,14 @@ impl Jobs {
                     Write::Put { table: &JOBS, item, cond }
                 }
                 Change::Job { old: Some(old), new } => {
-                    let Outcome::Applied((update, cond)) = self.step(&old, &new).await? else {
+                    let Outcome::Applied(Step { update, cond, mut wanted, same_message }) =
+                        self.step(&old, &new).await?
+                    else {
                         return Ok(Outcome::Lost);
                     };
                     // As a read would show it: times cut to what is stored.
-                    let mut item = codec::encode(&new);
-                    item.extend(update.set.get("version").map(|version| ("version".to_owned(), version.clone())));
-                    after.jobs.push(codec::decode(&item).map_err(Error::Invalid)?);
+                    wanted.extend(update.set.get("version").map(|version| ("version".to_owned(), version.clone())));
+                    after.jobs.push(codec::read_after(&wanted, old, same_message).map_err(Error::Invalid)?);
                     Write::Update { table: &JOBS, key: codec::key(new.id), update, cond }
                 }
                 Change::Runner { old, new } => {
@@ -72,7 +73,7 @@ impl Jobs {
                     write
                 }
                 Change::DeleteJob(job) => {
-                    let Outcome::Applied((_, cond)) = self.pin(&job).await? else {
+                    let Outcome::Applied((_, cond)) = self.pin(&job, codec::encode_bare).await? else {
                         return Ok(Outcome::Lost);
                     };
                     Write::Delete { table: &JOBS, key: codec::key(job.id), cond }

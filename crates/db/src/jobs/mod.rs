@@ -41,6 +41,16 @@ pub struct Jobs {
     clock: Arc<dyn Clock>,
 }
 
+/// From one record to the next.
+struct Step {
+    update: Update,
+    /// What the row must still be.
+    cond: Cond,
+    /// The row as it shall be, without its message when that stays the same.
+    wanted: Item,
+    same_message: bool,
+}
+
 impl Jobs {
     /// A store on `table`. The clock hides rows past their expiry on back ends that remove them late.
     pub fn new(table: Arc<dyn Table>, clock: Arc<dyn Clock>) -> Self {
@@ -69,21 +79,24 @@ impl Jobs {
     /// row as it is afterwards. Nothing is written when nothing changed.
     #[allow(clippy::needless_pass_by_value, reason = "the step is over for the caller; what counts is the answer")]
     pub async fn write(&self, old: &Job, new: Job) -> Result<Outcome<Job>, Error> {
-        if codec::encode(old) == codec::encode(&new) {
+        if old.message == new.message && codec::encode_bare(old) == codec::encode_bare(&new) {
             return Ok(Outcome::Applied(old.clone()));
         }
-        let Outcome::Applied((update, cond)) = self.step(old, &new).await? else {
+        let Outcome::Applied(Step { update, cond, same_message, .. }) = self.step(old, &new).await? else {
             return Ok(Outcome::Lost);
         };
         match self.table.update(&JOBS, &codec::key(new.id), update, cond).await? {
-            Outcome::Applied(item) => codec::decode(&item).map(Outcome::Applied).map_err(Error::Unreadable),
+            Outcome::Applied(item) => {
+                let after = codec::read_after(&item, old.clone(), same_message);
+                after.map(Outcome::Applied).map_err(Error::Unreadable)
+            }
             Outcome::Lost => Ok(Outcome::Lost),
         }
     }
 
     /// Removes the record as it was read; lost when it has moved since. A missing row is lost, too.
     pub async fn delete(&self, job: &Job) -> Result<Outcome, Error> {
-        match self.pin(job).await? {
+        match self.pin(job, codec::encode_bare).await? {
             Outcome::Applied((_, cond)) => self.table.delete(&JOBS, &codec::key(job.id), cond).await,
             Outcome::Lost => Ok(Outcome::Lost),
         }
@@ -151,14 +164,17 @@ impl Jobs {
     }
 
     /// The update that turns `old` into `new`, and what pins it to `old`.
-    async fn step(&self, old: &Job, new: &Job) -> Result<Outcome<(Update, Cond)>, Error> {
+    async fn step(&self, old: &Job, new: &Job) -> Result<Outcome<Step>, Error> {
         if old.id != new.id {
             return Err(Error::Invalid(format!("job {} cannot become job {}", old.id, new.id)));
         }
-        let Outcome::Applied((stored, cond)) = self.pin(old).await? else {
+        // A row without a version may hold its message in another form than ours.
+        let same_message = old.version > 0 && old.message == new.message;
+        let encode = if same_message { codec::encode_bare } else { codec::encode };
+        let Outcome::Applied((stored, cond)) = self.pin(old, encode).await? else {
             return Ok(Outcome::Lost);
         };
-        let wanted = codec::encode(new);
+        let wanted = encode(new);
         let mut update = attrs::difference(&stored, &wanted);
         // A store refuses to touch a row that keeps an empty text in an index key, as rows of the Go implementation
         // may, even behind a version of ours. Removing what is not there changes nothing.
@@ -168,14 +184,14 @@ impl Jobs {
             }
         }
         let version = i64::try_from(old.version).unwrap_or(i64::MAX - 1) + 1;
-        Ok(Outcome::Applied((update.set("version", version), cond)))
+        Ok(Outcome::Applied(Step { update: update.set("version", version), cond, wanted, same_message }))
     }
 
-    /// The stored form of `old`, and the condition that the row still is `old`.
-    async fn pin(&self, old: &Job) -> Result<Outcome<(Item, Cond)>, Error> {
+    /// The stored form of `old`, as far as `encode` makes it, and the condition that the row still is `old`.
+    async fn pin(&self, old: &Job, encode: fn(&Job) -> Item) -> Result<Outcome<(Item, Cond)>, Error> {
         if old.version > 0 {
             let version = i64::try_from(old.version).unwrap_or(i64::MAX);
-            return Ok(Outcome::Applied((codec::encode(old), Cond::eq("version", version))));
+            return Ok(Outcome::Applied((encode(old), Cond::eq("version", version))));
         }
         // No version: the record alone does not say how its times were written, so the row itself is the pin.
         let Some(mut item) = self.raw(old.id).await? else {

@@ -146,13 +146,15 @@ pub fn parse(body: &str) -> Result<Fields, Poison> {
 /// [`Reason::BadType`] with the name of a field at fault.
 pub fn read<T: DeserializeOwned>(mut fields: Fields) -> Result<T, Poison> {
     fields.retain(|_, value| !value.is_null());
-    serde_json::from_value(Value::Object(fields.clone())).map_err(|_| {
+    let whole = Value::Object(fields);
+    T::deserialize(&whole).map_err(|_| {
         // Serde does not say where it stopped, so each field is tried alone. Only known ones can fail.
         let fails = |(name, value): (&String, &Value)| {
             let alone = Value::Object(Fields::from_iter([(name.clone(), value.clone())]));
             serde_json::from_value::<T>(alone).is_err().then(|| name.clone())
         };
-        Poison { reason: Reason::BadType, field: fields.iter().find_map(fails).map(Into::into) }
+        let field = whole.as_object().into_iter().flatten().find_map(fails);
+        Poison { reason: Reason::BadType, field: field.map(Into::into) }
     })
 }
 

@@ -55,7 +55,7 @@ mutations! {
     HalfTransaction, "half-transaction", ALL;
     /// New records are not written, although a webhook is answered with 200.
     AcceptNothing, "accept-nothing", NONE;
-    /// The counter of retries starts again with every requeue.
+    /// The counter of retries starts again with every claim.
     ForgetRetries, "forget-retries", ALL;
     /// A job's first acceptance is overwritten.
     ForgetAcceptance, "forget-acceptance", ALL;
@@ -70,7 +70,7 @@ mutations! {
     /// A fleet of one more than needed is asked for.
     OneTooMany, "one-too-many", NONE;
     /// Machines do not say which launch they belong to, nor that they are ours.
-    NoTags, "no-tags", CRASHES;
+    NoTags, "no-tags", ALL;
     /// Machines are not terminated.
     TerminateNothing, "terminate-nothing", ALL;
     /// Another machine is terminated as well: whichever began last.
@@ -85,14 +85,14 @@ mutations! {
     BelieveQueued, "believe-queued", GITHUB;
     /// Webhooks are answered with 200 and thrown away.
     DropWebhooks, "drop-webhooks", NONE;
-    /// Nobody sends wake-ups again.
-    NoOutbox, "no-outbox", CRASHES;
-    /// Nobody takes up what a dead process left.
-    NoLeaseSweep, "no-lease-sweep", CRASHES;
+    /// Nobody sends wake-ups again, nor asks GitHub what it has queued.
+    NoOutbox, "no-outbox", ALL;
+    /// Nobody takes up what a dead process left, sends wake-ups again, or asks GitHub what it has queued.
+    NoLeaseSweep, "no-lease-sweep", ALL;
     /// Nobody asks for re-runs.
     NoRecovery, "no-recovery", CLOUD;
     /// Nobody ends machines that were never bound.
-    NoSurplusSweep, "no-surplus-sweep", CRASHES;
+    NoSurplusSweep, "no-surplus-sweep", ALL;
     /// Nobody looks after machines that never become runners.
     NoUnconfirmedSweep, "no-unconfirmed-sweep", CLOUD;
     /// Nobody notices that machines are gone.
@@ -105,8 +105,8 @@ impl Mutation {
     /// The sweeps that still run.
     pub fn sweeps(of: Option<Self>) -> Vec<Sweep> {
         let left_out: &[Sweep] = match of {
-            Some(Self::NoOutbox) => &[Sweep::Outbox],
-            Some(Self::NoLeaseSweep) => &[Sweep::Lease],
+            Some(Self::NoOutbox) => &[Sweep::Outbox, Sweep::QueuedScan],
+            Some(Self::NoLeaseSweep) => &[Sweep::Lease, Sweep::Outbox, Sweep::QueuedScan],
             Some(Self::NoRecovery) => &[Sweep::Recovery],
             Some(Self::NoSurplusSweep) => &[Sweep::Surplus],
             Some(Self::NoUnconfirmedSweep) => &[Sweep::Unconfirmed],

@@ -146,7 +146,7 @@ fn twisted(mutation: Option<Mutation>, mut write: Write) -> Write {
         free |= mutation == Mutation::ClaimUnconditionally && becomes("claiming");
         free |= mutation == Mutation::BindUnconditionally && becomes("launched");
         match mutation {
-            Mutation::ForgetRetries if becomes("requeued") => {
+            Mutation::ForgetRetries if becomes("claiming") => {
                 update.set.insert("retry_count".to_owned(), Value::N(0));
             }
             Mutation::ForgetAcceptance if becomes("claiming") => {

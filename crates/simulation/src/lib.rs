@@ -6,6 +6,7 @@
 //! * [`load`] — submits jobs and waits for their ends.
 //! * [`cloud`] — an EC2 in memory: fleets, client tokens, capacity, lost answers.
 //! * [`chance`] — seeded randomness, so that a run can be repeated.
+//! * `world` (with the feature of that name) — the orchestrator itself in a simulated world, under faults.
 //!
 //! Properties wanted: the model is the only place that decides; the same seed, calls and instants give the same
 //! answers; HTTP adds nothing but transport and faults, so that a simulation on a virtual clock may use the model

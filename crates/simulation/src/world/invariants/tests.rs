@@ -172,9 +172,9 @@ const CASES: &[Case] = &[
     }),
     ("I5 no surplus", |h, bad| {
         if bad {
-            h.launched("i-1", "launch-1")
+            h.launched("i-1", "launch-1");
         } else {
-            h.bound(1, "i-1")
+            h.bound(1, "i-1");
         }
         h.minutes(9);
     }),

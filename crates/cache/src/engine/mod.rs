@@ -45,7 +45,7 @@ use self::join::Joining;
 pub use self::reserve::Reserved;
 use self::stats::Tally;
 pub use self::stats::{RepoStats, Stats};
-pub use self::upload::ListPut;
+pub(crate) use self::upload::ListPut;
 use crate::address::Signer;
 use crate::evict::Limits;
 use crate::layout::{Key, Place, Stored, UploadId};

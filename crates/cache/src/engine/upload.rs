@@ -14,7 +14,7 @@ const ANSWER: Duration = Duration::from_secs(25);
 
 /// What became of a block list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListPut {
+pub(crate) enum ListPut {
     /// It is what the upload amounts to now.
     Accepted,
     /// It names a block that was not stored.

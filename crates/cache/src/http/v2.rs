@@ -67,10 +67,6 @@ impl IntoResponse for Error {
 }
 
 /// Services of others, and methods of the future.
-pub(super) async fn bad_route() -> Response {
-    no_route().into_response()
-}
-
 fn no_route() -> Error {
     Error(StatusCode::NOT_FOUND, "bad_route", "there is no such method here".to_owned())
 }
@@ -78,10 +74,11 @@ fn no_route() -> Error {
 /// `POST /twirp/<service>/<method>`
 pub(super) async fn call(
     State(cache): State<Arc<Cache>>,
-    Path((service, method)): Path<(String, String)>,
+    Path(path): Path<String>,
     request: Request,
 ) -> Response {
-    answered(&cache, &service, &method, request).await.unwrap_or_else(IntoResponse::into_response)
+    let (service, method) = path.split_once('/').unwrap_or_default();
+    answered(&cache, service, method, request).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answered(cache: &Arc<Cache>, service: &str, method: &str, request: Request) -> Result<Response, Error> {

@@ -17,7 +17,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -275,16 +275,33 @@ fn sync_parents(path: &Path, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes what has gathered; the file comes back for the next.
-fn append(file: File, at: u64, chunks: Vec<Bytes>) -> JoinHandle<io::Result<File>> {
-    tokio::task::spawn_blocking(move || {
-        let mut at = at;
-        for chunk in chunks {
-            file.write_all_at(&chunk, at)?;
-            at += chunk.len() as u64;
+/// Appends to a file. While one chunk is written, the next one may arrive.
+struct Writer {
+    file: Option<File>,
+    writing: Option<JoinHandle<io::Result<File>>>,
+    written: u64,
+}
+
+impl Writer {
+    async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), Error> {
+        self.finish().await?;
+        let Some(mut file) = self.file.take() else { return Err(Error::Unavailable("no file".to_owned())) };
+        self.written += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            for chunk in chunks {
+                file.write_all(&chunk)?;
+            }
+            Ok(file)
+        }));
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<(), Error> {
+        if let Some(writing) = self.writing.take() {
+            self.file = Some(joined(writing).await?);
         }
-        Ok(file)
-    })
+        Ok(())
+    }
 }
 
 /// Reads up to `length` bytes into a buffer that nobody had to clear.
@@ -352,30 +369,19 @@ impl Store for FsStore {
 
     async fn write(&self, key: &Key, _size: Option<u64>, mut bytes: Incoming) -> Result<u64, Error> {
         let (file, unfinished) = self.blocking(Shared::unfinished).await?;
-        // While one chunk is written, the next one arrives.
-        let (mut written, mut gathered, mut held) = (0, Vec::new(), 0);
-        let mut writing: Option<JoinHandle<io::Result<File>>> = None;
-        let mut spare = Some(file);
-        loop {
-            let next = bytes.next().await.transpose()?;
-            let done = next.is_none();
-            if let Some(next) = next {
-                held += next.len();
-                gathered.push(next);
-            }
-            if held >= CHUNK || done {
-                if let Some(writing) = writing.take() {
-                    spare = Some(joined(writing).await?);
-                }
-                if done && gathered.is_empty() {
-                    break;
-                }
-                let Some(idle) = spare.take() else { return Err(Error::Unavailable("no file".to_owned())) };
-                writing = Some(append(idle, written, std::mem::take(&mut gathered)));
-                written += held as u64;
+        let mut writer = Writer { file: Some(file), writing: None, written: 0 };
+        let (mut gathered, mut held) = (Vec::new(), 0);
+        while let Some(next) = bytes.next().await.transpose()? {
+            held += next.len();
+            gathered.push(next);
+            if held >= CHUNK {
+                writer.write(std::mem::take(&mut gathered)).await?;
                 held = 0;
             }
         }
+        writer.write(gathered).await?;
+        writer.finish().await?;
+        let written = writer.written;
         let key = key.clone();
         self.blocking(move |shared| shared.place(unfinished, &key, true).map(|_| ())).await?;
         Ok(written)

@@ -66,7 +66,7 @@ impl Tally {
     /// Replaces entries and bytes by what was counted in the store.
     pub(super) fn counted(&self, counts: &BTreeMap<String, (u64, u64)>, at: Timestamp) {
         let mut stats = lock(&self.0);
-        for repo in stats.repos.values_mut().chain([]) {
+        for repo in stats.repos.values_mut() {
             (repo.entries, repo.bytes) = (0, 0);
         }
         (stats.total.entries, stats.total.bytes) = (0, 0);

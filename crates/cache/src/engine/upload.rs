@@ -99,16 +99,12 @@ impl Cache {
         let writing = self.store.write(key, length, bytes);
         tokio::pin!(writing);
         // A large body on a slow line must not lose its lease on the way.
-        let written = loop {
+        loop {
             tokio::select! {
-                written = &mut writing => break written,
+                written = &mut writing => return written,
                 () = tokio::time::sleep(RENEWAL) => self.renew(reservation).await,
             }
-        };
-        if matches!(written, Err(Error::Full)) {
-            self.metrics.cache_errors(telemetry::metrics::CacheCall::Commit);
         }
-        written
     }
 
     /// Puts stored blocks in order.
@@ -177,8 +173,10 @@ impl Cache {
             return Ok(done.stored);
         }
         let data = reservation.fresh(&self.rng.token())?;
+        let own = upload.everything();
         let pieces: Vec<store::Piece> = pieces
             .into_iter()
+            .filter(|piece| piece.name.starts_with(&own))
             .map(|piece| store::Piece { key: crate::layout::Key::listed(piece.name), size: piece.size })
             .collect();
         let size = pieces.iter().map(|piece| piece.size).sum();

@@ -163,7 +163,7 @@ impl Shared {
             let moved = if replace { fs::rename(&from.path, &to) } else { fs::hard_link(&from.path, &to) };
             match moved {
                 Ok(()) => {
-                    from.placed = replace;
+                    from.placed |= replace;
                     return Ok(Outcome::Done);
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Outcome::Lost),

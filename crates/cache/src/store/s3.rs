@@ -39,6 +39,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis
 /// A small call ends within this, a connection is there within that.
 const CALL: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(3);
+/// What the bucket does with gigabytes of its own.
+const COPY: Duration = Duration::from_secs(600);
 /// Bytes may pause for so long before the bucket is given up.
 const STALL: Duration = Duration::from_secs(60);
 /// Life of a presigned address.
@@ -56,6 +58,7 @@ const SECOND: Duration = Duration::from_secs(2);
 /// See the module.
 pub struct S3Store {
     calls: Client,
+    copies: Client,
     streams: Client,
     bucket: String,
     clock: Arc<dyn Clock>,
@@ -201,8 +204,10 @@ impl S3Store {
             Client::from_conf(config.build())
         };
         let bounded = TimeoutConfig::builder().connect_timeout(CONNECT).operation_timeout(CALL).build();
+        let long = TimeoutConfig::builder().connect_timeout(CONNECT).operation_timeout(COPY).build();
         let open = TimeoutConfig::builder().connect_timeout(CONNECT).build();
-        Self { calls: client(bounded), streams: client(open), bucket: bucket.into(), clock }
+        let (calls, copies, streams) = (client(bounded), client(long), client(open));
+        Self { calls, copies, streams, bucket: bucket.into(), clock }
     }
 
     async fn get_object(&self, key: &Key) -> Result<Option<Object>, Error> {
@@ -271,7 +276,7 @@ impl S3Store {
                 parts.sort_by_key(|part| part.part_number);
                 let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
                 let complete = || {
-                    let call = self.streams.complete_multipart_upload().bucket(&self.bucket).key(key.as_str());
+                    let call = self.copies.complete_multipart_upload().bucket(&self.bucket).key(key.as_str());
                     call.upload_id(id).multipart_upload(parts.clone()).send()
                 };
                 match attempts(complete).await {
@@ -293,7 +298,7 @@ impl S3Store {
 
     async fn upload_part(&self, key: &Key, id: &str, number: i32, bytes: Bytes) -> Result<CompletedPart, Error> {
         let upload = || {
-            let call = self.streams.upload_part().bucket(&self.bucket).key(key.as_str()).upload_id(id);
+            let call = self.copies.upload_part().bucket(&self.bucket).key(key.as_str()).upload_id(id);
             call.part_number(number).body(bytes.clone().into()).send()
         };
         let (done, _) = attempts(upload).await;
@@ -361,7 +366,7 @@ impl S3Store {
                 let source = format!("{}/{}", self.bucket, pieces[slice.piece].key.as_str());
                 let range = format!("bytes={}-{}", slice.start, slice.start + slice.length - 1);
                 let copy = || {
-                    let call = self.streams.upload_part_copy().bucket(&self.bucket).key(key.as_str()).upload_id(id);
+                    let call = self.copies.upload_part_copy().bucket(&self.bucket).key(key.as_str()).upload_id(id);
                     call.part_number(number).copy_source(&source).copy_source_range(&range).send()
                 };
                 let (done, _) = attempts(copy).await;
@@ -468,7 +473,7 @@ impl Store for S3Store {
         }
         let range = format!("bytes={start}-{}", start + length - 1);
         let (got, _) =
-            attempts(|| self.streams.get_object().bucket(&self.bucket).key(key.as_str()).range(&range).send()).await;
+            attempts(|| self.calls.get_object().bucket(&self.bucket).key(key.as_str()).range(&range).send()).await;
         let Some(got) = found(got)? else { return Ok(None) };
         let short = || Error::Unavailable("an object ended early".to_owned());
         let stream = futures::stream::unfold(Some((got.body, length)), move |state| async move {
@@ -495,7 +500,7 @@ impl Store for S3Store {
         {
             let source = format!("{}/{}", self.bucket, piece.key.as_str());
             let copy = || {
-                self.streams.copy_object().bucket(&self.bucket).key(key.as_str()).copy_source(&source).send()
+                self.copies.copy_object().bucket(&self.bucket).key(key.as_str()).copy_source(&source).send()
             };
             let (copied, _) = attempts(copy).await;
             copied?;

@@ -251,6 +251,7 @@ impl World {
             hand_over: mint::Settings { max_runtime_minutes: 360, idle_exit_seconds: 600, ..mint::Settings::default() },
             batch_max: Settings::BATCH_MAX,
             batch_linger: Settings::BATCH_LINGER,
+            cache: None,
             report_tokens: self.report_secret.map(|secret| ReportTokens::new(SecretString::from(secret))),
             require_report_token: self.report_secret.is_some(),
             account: Some("123456789012".to_owned()),

@@ -8,6 +8,7 @@
 //! * [`jobs`], [`runners`] — the two records every decision turns on, and transactions over them.
 //! * [`pools`] — warm pool configuration.
 //! * [`circuits`] — where spot machines were taken away lately.
+//! * [`fence`] — what keeps a leader that slept from writing over its successor.
 //! * [`claims`], [`locks`], [`markers`] — small rows that keep two actors apart or remember that something was done.
 
 pub mod circuits;
@@ -15,6 +16,7 @@ pub mod claims;
 pub mod cond;
 #[cfg(feature = "aws")]
 pub mod dynamodb;
+pub mod fence;
 pub mod jobs;
 pub mod locks;
 pub mod markers;
@@ -32,6 +34,7 @@ pub use circuits::Circuits;
 pub use claims::Claims;
 #[cfg(feature = "aws")]
 pub use dynamodb::{DynamoDb, TableNames};
+pub use fence::Fence;
 pub use jobs::{Change, Committed, JobFilter, Jobs, Listing};
 pub use locks::Locks;
 pub use markers::Markers;

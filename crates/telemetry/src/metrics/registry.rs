@@ -176,6 +176,10 @@ metrics! {
     counter transition = "transition_total" (event: &'static str, from: Option<JobState>, to: Option<JobState>);
     /// Re-runs of jobs whose machine we lost.
     counter job_reruns = "job_reruns_total" (result: RerunResult);
+    /// Looks at a warm pool for a job, by what came of them.
+    counter pool_assign = "pool_assign_total" (pool: Option<&PoolName>, result: PoolAssign);
+    /// Spares that could not be given back: their claim runs out by itself.
+    counter pool_rollback_failed = "pool_rollback_failed_total" ();
 
     // --- what the cloud announces ------------------------------------------------------------------------------------
     /// Spot machines of ours that are taken back, once for each.
@@ -248,6 +252,24 @@ metrics! {
     counter visibility_lost = "visibility_lost_total" (queue: QueueName);
     /// Messages being handled now.
     gauge worker_inflight = "worker_inflight" (queue: QueueName);
+
+    // --- housekeeping ----------------------------------------------------------------------------------------------
+    /// Things a housekeeping task acted upon.
+    counter housekeeping_actions = "housekeeping_actions_total" (action: HousekeepingAction);
+    /// Runs of housekeeping tasks.
+    counter housekeeping_runs = "housekeeping_runs_total" (task: &'static str, result: RunResult);
+    /// Age of a task's last success, in seconds; the leader counts it.
+    gauge housekeeping_last_success_age = "housekeeping_last_success_age_seconds" (task: &'static str);
+    /// Things a task left alone because it could not tell.
+    counter housekeeping_unknown = "housekeeping_unknown_total" (task: &'static str);
+    /// Runs that left something for the next one because a budget was spent.
+    counter housekeeping_deferred = "housekeeping_deferred_total" (task: &'static str);
+    /// Requests for a run that came by the queue, by what became of them.
+    counter housekeeping_messages = "housekeeping_messages_total" (result: RequestResult);
+    /// 1 while a task does nothing.
+    gauge housekeeping_disabled = "housekeeping_disabled" (task: &'static str, reason: &'static str);
+    /// Job records that are due to be archived and have no archive.
+    gauge job_records_unarchived = "job_records_unarchived" ();
 
     // --- the process -----------------------------------------------------------------------------------------------
     /// Supervised tasks that died and were restarted.

@@ -103,6 +103,25 @@ closed! {
     Ingress { Http = "http", Sqs = "sqs" }
     /// How a missed webhook was made up for.
     RecoverySource { Redelivery = "redelivery", Scan = "scan" }
+    /// Where a machine stands, in EC2's words.
+    InstanceState { Pending = "pending", Running = "running", Stopping = "stopping", Stopped = "stopped" }
+    /// What a machine is to its pool. `running` and `stopped` are all of them, whatever else they are.
+    PoolState {
+        Running = "running",
+        Stopped = "stopped",
+        Ready = "ready",
+        Busy = "busy",
+        AssignedIdle = "assigned_idle",
+        Claimed = "claimed",
+        Overflow = "overflow",
+        Expired = "expired",
+        Pending = "pending",
+        Reserved = "reserved",
+    }
+    /// A kind of spare.
+    SpareKind { Running = "running", Stopped = "stopped" }
+    /// What a pass does to a machine.
+    PoolAction { Create = "create", Start = "start", Stop = "stop", Terminate = "terminate" }
     /// What a job got from its warm pool; `hot` was running, `rollback` was given back.
     PoolAssign { Hot = "hot", Stopped = "stopped", None = "none", Rollback = "rollback" }
     /// What became of a re-run we owed.
@@ -166,6 +185,16 @@ closed! {
         Unknown = "unknown",
         Malformed = "malformed",
     }
+    /// How a term of leadership began (`acquired`) or ended.
+    LeaderTransition {
+        Acquired = "acquired",
+        Deposed = "deposed",
+        Lapsed = "lapsed",
+        Released = "released",
+        Voluntary = "voluntary",
+    }
+    /// A kind of row that leaders write.
+    FencedRow { Pool = "pool", Task = "task" }
     /// Where log lines were lost.
     LogBackend { Stdout = "stdout" }
 }

@@ -147,7 +147,8 @@ mod tests {
         let signer = Signer::new(vec![[7; 32]]);
         let repo = Repository::parse("a/b").expect("good");
         let id = UploadId::new(5).expect("good");
-        let data = Entry { repo: &repo, scope: "s", version: "v", key: "../k" }.data(id, "00112233445566778899aabbccddeeff");
+        let data =
+            Entry { repo: &repo, scope: "s", version: "v", key: "../k" }.data(id, "00112233445566778899aabbccddeeff");
         let text = query(&signer.download("http://h", &data, at(0)));
         assert_eq!(signer.check_download(id, &Parameters::new(Some(&text)), at(1)), Ok(data));
         let other = BASE64URL.encode("a/b/../../../../etc/passwd");

@@ -105,7 +105,8 @@ mod tests {
         let list = "<?xml version=\"1.0\" encoding=\"UTF-8\" standalone=\"yes\"?><BlockList><Latest>Yg==</Latest>\n \
                     <Uncommitted> YQ== </Uncommitted><Committed>Yg==</Committed></BlockList>\n";
         assert_eq!(block_list(list), Ok(vec![b"b".to_vec(), b"a".to_vec(), b"b".to_vec()]));
-        for empty in ["<BlockList/>", "<BlockList />", "\u{feff}<BlockList></BlockList>", "<BlockList>\n</BlockList >"] {
+        for empty in ["<BlockList/>", "<BlockList />", "\u{feff}<BlockList></BlockList>", "<BlockList>\n</BlockList >"]
+        {
             assert_eq!(block_list(empty), Ok(Vec::new()), "{empty}");
         }
     }

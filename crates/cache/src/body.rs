@@ -118,7 +118,8 @@ mod tests {
     use super::*;
 
     async fn through(chunks: &[&'static str], announced: Announced) -> (Vec<u8>, Option<Cut>) {
-        let parts: Vec<Result<_, std::io::Error>> = chunks.iter().map(|c| Ok(Bytes::from_static(c.as_bytes()))).collect();
+        let parts: Vec<Result<_, std::io::Error>> =
+            chunks.iter().map(|c| Ok(Bytes::from_static(c.as_bytes()))).collect();
         let mut stream = incoming(Body::from_stream(futures::stream::iter(parts)), announced);
         let mut seen = Vec::new();
         loop {
@@ -141,7 +142,12 @@ mod tests {
         let mut digest = crc64fast_nvme::Digest::new();
         digest.write(b"foobar");
         let sum = digest.sum64();
-        let good = [exactly(6), md5("3858f62230ac3c915f300c664312c63f"), crc(sum), Announced { most: 6, ..Announced::default() }];
+        let good = [
+            exactly(6),
+            md5("3858f62230ac3c915f300c664312c63f"),
+            crc(sum),
+            Announced { most: 6, ..Announced::default() },
+        ];
         for announced in good {
             assert_eq!(through(&["foo", "", "bar"], announced).await, (b"foobar".to_vec(), None));
         }

@@ -351,8 +351,13 @@ mod tests {
         assert_eq!(Data::listed(data.key().as_str()), Some(data.clone()));
         assert_eq!(data.place().repo(), "a/b");
         for bad in [
-            "", "a/b", "../../x/y/z/1-00112233445566778899aabbccddeeff", "a/b/c/d/..%2f/0-00", "a/b/c/d/e/f/1-0",
-            "a/b/c/d/e/1-0011223344556677889900112233445", "a/b/c//e/1-00112233445566778899aabbccddeeff",
+            "",
+            "a/b",
+            "../../x/y/z/1-00112233445566778899aabbccddeeff",
+            "a/b/c/d/..%2f/0-00",
+            "a/b/c/d/e/f/1-0",
+            "a/b/c/d/e/1-0011223344556677889900112233445",
+            "a/b/c//e/1-00112233445566778899aabbccddeeff",
             "a/b/c/d/e\\/1-00112233445566778899aabbccddeeff",
         ] {
             assert_eq!(Data::parse(bad), None, "{bad}");
@@ -372,7 +377,8 @@ mod tests {
         for good in ["1", "4503599627370495"] {
             assert_eq!(UploadId::parse(good).map(|id| id.to_string()).as_deref(), Some(good));
         }
-        for bad in ["", "0", "-1", "+1", "01", "4503599627370496", "99999999999999999999", "1.0", "0x1", "../1", "1/2"] {
+        for bad in ["", "0", "-1", "+1", "01", "4503599627370496", "99999999999999999999", "1.0", "0x1", "../1", "1/2"]
+        {
             assert_eq!(UploadId::parse(bad), None, "{bad}");
         }
         assert_eq!(UploadId::random(0).get(), 1);

@@ -101,7 +101,8 @@ mod tests {
             }
             at.1 += slice.length;
         }
-        let end = sizes.get(at.0).is_none_or(|size| at.1 == *size) && sizes.iter().skip(at.0 + 1).all(|size| *size == 0);
+        let end =
+            sizes.get(at.0).is_none_or(|size| at.1 == *size) && sizes.iter().skip(at.0 + 1).all(|size| *size == 0);
         let small = parts.iter().rev().skip(1).any(|part| part.length() < MIN);
         let large = parts.iter().any(|part| part.length() > MAX);
         if !end || small || large || parts.len() > 10_000 {

@@ -99,8 +99,18 @@ mod tests {
         assert_eq!(content_range("bytes 0-33554431/*"), Some((0, 33_554_431)));
         assert_eq!(content_range("bytes 5-5/6"), Some((5, 5)));
         for bad in [
-            "", "bytes 0-9", "bytes 9-0/*", "bytes -9/*", "bytes 0-/*", "bytes=0-9/*", "bytes 0-9/x", " bytes 0-9/*",
-            "bytes 0-18446744073709551615/*", "bytes 0-99999999999999999999/*", "bytes +0-9/*", "bytes 0-9/",
+            "",
+            "bytes 0-9",
+            "bytes 9-0/*",
+            "bytes -9/*",
+            "bytes 0-/*",
+            "bytes=0-9/*",
+            "bytes 0-9/x",
+            " bytes 0-9/*",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-99999999999999999999/*",
+            "bytes +0-9/*",
+            "bytes 0-9/",
         ] {
             assert_eq!(content_range(bad), None, "{bad}");
         }

@@ -144,8 +144,7 @@ pub fn grants(run: &Run) -> Vec<Grant> {
     };
     reads.extend(run.base_branch.as_deref().map(branch));
     reads.extend(run.default_branch.as_deref().map(branch));
-    let mut grants: Vec<Grant> =
-        write.into_iter().map(|scope| Grant { scope, permission: READ | WRITE }).collect();
+    let mut grants: Vec<Grant> = write.into_iter().map(|scope| Grant { scope, permission: READ | WRITE }).collect();
     for scope in reads {
         if grants.iter().all(|grant| grant.scope != scope) {
             grants.push(Grant { scope, permission: READ });
@@ -197,13 +196,16 @@ mod tests {
         let read = |scope: &str| (scope.to_owned(), 1);
         let (main, release) = (read("refs/heads/main"), read("refs/heads/release"));
         assert_eq!(shown(&run), [own("refs/pull/7/merge"), release.clone(), main.clone()]);
-        let same = Run { same_repository: true, head_branch: "topic".into(), ..run.clone() };
+        let same = Run { same_repository: true, head_branch: "topic".into(), ..run };
         assert_eq!(shown(&same), [own("refs/pull/7/merge"), read("refs/heads/topic"), release, main.clone()]);
-        let push = Run { event: "push".into(), pull_request: None, base_branch: None, ..same.clone() };
+        let push = Run { event: "push".into(), pull_request: None, base_branch: None, ..same };
         assert_eq!(shown(&push), [own("refs/heads/topic"), main.clone()]);
         assert_eq!(shown(&Run { head_branch: "main".into(), ..push.clone() }), [own("refs/heads/main")]);
-        assert_eq!(shown(&Run { tag: true, head_branch: "v1".into(), ..push.clone() }), [own("refs/tags/v1"), main.clone()]);
-        assert_eq!(shown(&Run { event: "issue_comment".into(), ..push.clone() }), [main.clone()]);
+        assert_eq!(
+            shown(&Run { tag: true, head_branch: "v1".into(), ..push.clone() }),
+            [own("refs/tags/v1"), main.clone()]
+        );
+        assert_eq!(shown(&Run { event: "issue_comment".into(), ..push.clone() }), std::slice::from_ref(&main));
         assert_eq!(shown(&Run { event: String::new(), ..push }), [own("refs/run/9"), main]);
     }
 }

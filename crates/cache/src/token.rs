@@ -137,8 +137,7 @@ impl Keys {
             exp: claims.expires.as_second(),
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
-        let signed =
-            format!("{}.{}", BASE64URL.encode(br#"{"alg":"HS256","typ":"JWT"}"#), BASE64URL.encode(body));
+        let signed = format!("{}.{}", BASE64URL.encode(br#"{"alg":"HS256","typ":"JWT"}"#), BASE64URL.encode(body));
         let signature = BASE64URL.encode(mac(&self.current, signed.as_bytes()).finalize().into_bytes());
         SecretString::from(format!("{signed}.{signature}"))
     }
@@ -209,7 +208,11 @@ impl Keys {
     /// Keys of signatures in addresses, which are no tokens: the one to make them with, and all to check them with.
     pub(crate) fn derived(&self) -> Vec<[u8; 32]> {
         let secrets = [Some(&self.current), self.previous.as_ref()];
-        secrets.into_iter().flatten().map(|secret| mac(secret, b"runs-fleet cache address").finalize().into_bytes().into()).collect()
+        secrets
+            .into_iter()
+            .flatten()
+            .map(|secret| mac(secret, b"runs-fleet cache address").finalize().into_bytes().into())
+            .collect()
     }
 }
 
@@ -278,7 +281,8 @@ mod tests {
         for (second, expected) in [(939, false), (940, true), (2_059, true), (2_060, false)] {
             assert_eq!(keys(true).verify(token, at(second)).is_ok(), expected, "{second}");
         }
-        let rotated = Keys::new("a new one, 16 characters".to_owned().into(), Some("0123456789abcdef".to_owned().into()), true);
+        let rotated =
+            Keys::new("a new one, 16 characters".to_owned().into(), Some("0123456789abcdef".to_owned().into()), true);
         assert!(rotated.verify(token, at(1_500)).is_ok());
         let other = Keys::new("a new one, 16 characters".to_owned().into(), None, true);
         assert_eq!(other.verify(token, at(1_500)), Err(Refused::Signature));

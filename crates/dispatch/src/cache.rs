@@ -50,7 +50,6 @@ impl CacheAccess {
         let runs = Mutex::new(LruCache::new(REMEMBERED));
         Self { keys, url, life, runs, branches: Mutex::new(LruCache::new(REMEMBERED)) }
     }
-
 }
 
 impl Dispatch {
@@ -146,7 +145,8 @@ mod tests {
         assert_eq!(shown(push), [("refs/heads/topic".into(), 3), ("refs/heads/main".into(), 1)]);
         let request = json!({ "id": 77, "event": "pull_request", "head_branch": "topic", "head_repository": own,
             "pull_requests": [{ "number": 5, "base": { "ref": "next" } }] });
-        let expected = [("refs/pull/5/merge", 3), ("refs/heads/topic", 1), ("refs/heads/next", 1), ("refs/heads/main", 1)];
+        let expected =
+            [("refs/pull/5/merge", 3), ("refs/heads/topic", 1), ("refs/heads/next", 1), ("refs/heads/main", 1)];
         assert_eq!(shown(request), expected.map(|(scope, permission)| (scope.to_owned(), permission)));
     }
 }

@@ -88,7 +88,7 @@ pub(crate) async fn back_ends(config: &Config, simulated: bool, metrics: Metrics
     };
     let mut cache = crate::cache::directory(config)?;
     if let Some(bucket) = config.cache.bucket.as_ref().filter(|_| config.cache.served && cache.is_none()) {
-        cache = Some(Arc::new(S3Store::new(&sdk, bucket_calls, bucket, Arc::clone(&ports.clock))));
+        cache = Some(Arc::new(S3Store::new(&sdk, &bucket_calls, bucket, Arc::clone(&ports.clock))));
     }
     let mut settings = back_ends::settings(config, &ports)?;
     settings.account = place.map(|place| place.account);

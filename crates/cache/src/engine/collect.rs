@@ -137,7 +137,8 @@ impl Cache {
             if let (Some(_), 2..) = (entry, objects.len()) {
                 let manifest = self.read::<Manifest>(&place.manifest()).await?;
                 let current = manifest.map(|(manifest, _)| manifest.data);
-                let (kept, loose): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(data, _)| Some(data) == current.as_ref());
+                let (kept, loose): (Vec<_>, Vec<_>) =
+                    objects.into_iter().partition(|(data, _)| Some(data) == current.as_ref());
                 census.loose.extend(loose.into_iter().map(|(_, o)| o).filter(|o| since(now, o.modified) > ABANDONED));
                 objects = kept;
             }

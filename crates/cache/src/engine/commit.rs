@@ -45,7 +45,13 @@ impl Cache {
     ///
     /// # Errors
     /// When the store does not answer. Another try goes on from there.
-    pub async fn finalize(self: &Arc<Self>, caller: &Caller, key: &str, version: &str, size: u64) -> Result<Committed, Error> {
+    pub async fn finalize(
+        self: &Arc<Self>,
+        caller: &Caller,
+        key: &str,
+        version: &str,
+        size: u64,
+    ) -> Result<Committed, Error> {
         let Some(scope) = &caller.scopes.write else { return Ok(Committed::Denied) };
         let entry = Entry { repo: &caller.repo, scope, version, key };
         let place = entry.place();
@@ -71,7 +77,11 @@ impl Cache {
     ///
     /// # Errors
     /// As [`Cache::finalize`].
-    pub(crate) async fn commit_chunks(self: &Arc<Self>, reservation: Reservation, size: u64) -> Result<Committed, Error> {
+    pub(crate) async fn commit_chunks(
+        self: &Arc<Self>,
+        reservation: Reservation,
+        size: u64,
+    ) -> Result<Committed, Error> {
         if reservation.committed.is_none() {
             let upload = Upload(reservation.id);
             let stored = list_all(&*self.store, &upload.chunks()).await?;

@@ -95,7 +95,10 @@ impl Cache {
     async fn newest(&self, listed: &[Listed], key: &str, gone: &HashSet<UploadId>) -> Result<Option<Manifest>, Error> {
         let mut best: Option<(Manifest, &Listed)> = None;
         for object in listed {
-            if best.as_ref().is_some_and(|(_, first)| since(first.modified, object.modified) >= self.store.granularity()) {
+            if best
+                .as_ref()
+                .is_some_and(|(_, first)| since(first.modified, object.modified) >= self.store.granularity())
+            {
                 break;
             }
             let Some((entry, _)) = self.read::<Manifest>(&object.key).await? else { continue };

@@ -20,8 +20,6 @@ mod join;
 mod lookup;
 mod reserve;
 mod stats;
-#[cfg(test)]
-mod tests;
 mod upload;
 
 use std::collections::HashSet;
@@ -193,5 +191,7 @@ fn json<T: Serialize>(value: &T) -> Result<Bytes, Error> {
 
 /// Bounds a wait for the store.
 async fn patiently<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(Error::Unavailable("no answer in time".to_owned())))
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .unwrap_or_else(|_| Err(Error::Unavailable("no answer in time".to_owned())))
 }

@@ -80,7 +80,8 @@ impl Cache {
             if self.store.put(&upload.reservation(), json(&reservation)?, When::Absent).await? == Outcome::Lost {
                 continue;
             }
-            let lease = Lease { upload_id: reservation.id, owner_sub: caller.job.clone(), expires_at: after(now, LEASE) };
+            let lease =
+                Lease { upload_id: reservation.id, owner_sub: caller.job.clone(), expires_at: after(now, LEASE) };
             match self.store.put(&place.lease(), json(&lease)?, when).await? {
                 Outcome::Done => {
                     // The job's earlier upload is void from now on.

@@ -30,7 +30,8 @@ impl Reservation {
     }
 
     fn fresh(&self, nonce: &str) -> Result<crate::layout::Data, Error> {
-        let repo = Repository::stored(&self.repo).ok_or_else(|| Error::Unavailable("a damaged reservation".to_owned()))?;
+        let repo =
+            Repository::stored(&self.repo).ok_or_else(|| Error::Unavailable("a damaged reservation".to_owned()))?;
         Ok(self.entry(&repo).data(self.id, nonce))
     }
 }
@@ -111,7 +112,11 @@ impl Cache {
     ///
     /// # Errors
     /// When the store does not answer.
-    pub(crate) async fn put_list(self: &std::sync::Arc<Self>, reservation: &Reservation, blocks: &[Vec<u8>]) -> Result<ListPut, Error> {
+    pub(crate) async fn put_list(
+        self: &std::sync::Arc<Self>,
+        reservation: &Reservation,
+        blocks: &[Vec<u8>],
+    ) -> Result<ListPut, Error> {
         let upload = Upload(reservation.id);
         let staged = list_all(&*self.store, &upload.blocks()).await?;
         let sizes: HashMap<&str, u64> = staged.iter().map(|block| (block.key.as_str(), block.size)).collect();
@@ -130,7 +135,11 @@ impl Cache {
     }
 
     /// Notes a list, and starts to assemble it.
-    pub(super) async fn list(self: &std::sync::Arc<Self>, reservation: &Reservation, pieces: Vec<Piece>) -> Result<(), Error> {
+    pub(super) async fn list(
+        self: &std::sync::Arc<Self>,
+        reservation: &Reservation,
+        pieces: Vec<Piece>,
+    ) -> Result<(), Error> {
         let nonce = self.rng.token();
         self.amounts_to(reservation, &Current::List { nonce: nonce.clone(), pieces: pieces.clone() }).await?;
         // Who commits will wait for it, or start it again.

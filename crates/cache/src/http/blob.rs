@@ -43,9 +43,13 @@ impl Error {
     const SIGNATURE: Self =
         Self(StatusCode::FORBIDDEN, "AuthenticationFailed", "The address is not signed, or no longer valid.");
     const NO_BLOB: Self = Self(StatusCode::NOT_FOUND, "BlobNotFound", "There is no such blob.");
-    const METHOD: Self = Self(StatusCode::METHOD_NOT_ALLOWED, "UnsupportedHttpVerb", "This method is not allowed here.");
-    const QUERY: Self =
-        Self(StatusCode::BAD_REQUEST, "InvalidQueryParameterValue", "A query parameter has a value that is not allowed.");
+    const METHOD: Self =
+        Self(StatusCode::METHOD_NOT_ALLOWED, "UnsupportedHttpVerb", "This method is not allowed here.");
+    const QUERY: Self = Self(
+        StatusCode::BAD_REQUEST,
+        "InvalidQueryParameterValue",
+        "A query parameter has a value that is not allowed.",
+    );
     const HEADER: Self =
         Self(StatusCode::BAD_REQUEST, "InvalidHeaderValue", "A header has a value that is not allowed.");
     const LENGTH: Self = Self(StatusCode::LENGTH_REQUIRED, "MissingContentLengthHeader", "Content-Length is missing.");
@@ -238,7 +242,9 @@ async fn get(cache: &Arc<Cache>, id: &str, request: &Parts) -> Result<Response, 
     // A bucket does not know the ranges of Azure, and an address to read from is none to look at.
     let headers = &request.headers;
     let azure = headers.get("x-ms-range");
-    if !head && azure.is_none() && !headers.contains_key(header::IF_MATCH)
+    if !head
+        && azure.is_none()
+        && !headers.contains_key(header::IF_MATCH)
         && let Some(location) = cache.elsewhere(&data).await.map_err(|e| broken(&e))?
     {
         cache.metrics.cache_operations(CacheOperation::Download);
@@ -259,7 +265,8 @@ async fn get(cache: &Arc<Cache>, id: &str, request: &Parts) -> Result<Response, 
         Wanted::Whole => (StatusCode::OK, 0, size),
         Wanted::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
         Wanted::Unsatisfiable => {
-            let unsatisfiable = Error(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange", "The range is behind the end.");
+            let unsatisfiable =
+                Error(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange", "The range is behind the end.");
             let mut response = unsatisfiable.response();
             if let Ok(range) = HeaderValue::from_str(&format!("bytes */{size}")) {
                 response.headers_mut().insert(header::CONTENT_RANGE, range);

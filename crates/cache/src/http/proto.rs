@@ -354,7 +354,11 @@ mod tests {
         }
         let deep = format!(r#"{{"metadata":{}1{}}}"#, "[".repeat(40), "]".repeat(40));
         assert_eq!(json(&deep), Some(Malformed));
-        assert_eq!(json(r#"{"key":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"[["}"#), None, "brackets in text are text");
+        assert_eq!(
+            json(r#"{"key":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"[["}"#),
+            None,
+            "brackets in text are text"
+        );
         assert_eq!(Lookup::decode(Encoding::Json, br#"{"restore_keys":"a"}"#), Err(Field("restore_keys")));
     }
 
@@ -372,7 +376,11 @@ mod tests {
         let negative = b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01";
         assert_eq!(Finalize::decode(Encoding::Protobuf, negative), Err(Undecodable::Field("size_bytes")));
 
-        let answer = [("ok", 1, Answer::Bool(true)), ("entry_id", 2, Answer::Int64(300)), ("message", 3, Answer::Text(String::new()))];
+        let answer = [
+            ("ok", 1, Answer::Bool(true)),
+            ("entry_id", 2, Answer::Int64(300)),
+            ("message", 3, Answer::Text(String::new())),
+        ];
         assert_eq!(encode(Encoding::Protobuf, &answer), b"\x08\x01\x10\xac\x02");
         assert_eq!(encode(Encoding::Json, &answer), br#"{"entry_id":"300","ok":true}"#);
         assert_eq!(encode(Encoding::Protobuf, &[("ok", 1, Answer::Bool(false))]), b"");

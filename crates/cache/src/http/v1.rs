@@ -23,10 +23,8 @@ use crate::range::content_range;
 use crate::store::{self, Cut};
 use crate::token::{Caller, Refused};
 
-const EXISTS: (&str, &str) = (
-    "ArtifactCacheItemAlreadyExistsException",
-    "cache entry with the same key, version, and scope already exists",
-);
+const EXISTS: (&str, &str) =
+    ("ArtifactCacheItemAlreadyExistsException", "cache entry with the same key, version, and scope already exists");
 
 /// An error, as clients of this protocol read it.
 fn error(status: StatusCode, (type_key, message): (&str, &str)) -> Response {

@@ -72,11 +72,7 @@ fn no_route() -> Error {
 }
 
 /// `POST /twirp/<service>/<method>`
-pub(super) async fn call(
-    State(cache): State<Arc<Cache>>,
-    Path(path): Path<String>,
-    request: Request,
-) -> Response {
+pub(super) async fn call(State(cache): State<Arc<Cache>>, Path(path): Path<String>, request: Request) -> Response {
     let (service, method) = path.split_once('/').unwrap_or_default();
     answered(&cache, service, method, request).await.unwrap_or_else(IntoResponse::into_response)
 }

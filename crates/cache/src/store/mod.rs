@@ -12,6 +12,8 @@
 mod fs;
 #[cfg(feature = "aws")]
 mod s3;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

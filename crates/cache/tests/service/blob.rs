@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde_json::json;
 
+use crate::lookups::walk;
 use crate::support::{Answer, BACKS, Back, Service, noise, path, settings, token};
 
 const MIB: usize = 1 << 20;
@@ -95,23 +96,102 @@ async fn bad_uploads_are_refused_by_name() {
         ("short", put("").header("content-length", 4).body(body()).unwrap(), 400, "InvalidInput"),
         ("long", put("").header("content-length", 2).body(body()).unwrap(), 400, "InvalidInput"),
         ("too large", put("").header("content-length", 101).body(body()).unwrap(), 413, "RequestBodyTooLarge"),
-        ("too large, unannounced", put("").header("transfer-encoding", "chunked").body(vec![0; 101].into()).unwrap(), 413, "RequestBodyTooLarge"),
-        ("another kind", put("").header("content-length", 3).header("x-ms-blob-type", "PageBlob").body(body()).unwrap(), 400, "InvalidHeaderValue"),
-        ("MD5", put("").header("content-length", 3).header("content-md5", BASE64.encode([0; 16])).body(body()).unwrap(), 400, "Md5Mismatch"),
-        ("no MD5", put("").header("content-length", 3).header("content-md5", "x").body(body()).unwrap(), 400, "InvalidHeaderValue"),
-        ("CRC", put("").header("content-length", 3).header("x-ms-content-crc64", BASE64.encode([0; 8])).body(body()).unwrap(), 400, "Crc64Mismatch"),
-        ("unknown comp", put("&comp=page").header("content-length", 3).body(body()).unwrap(), 400, "InvalidQueryParameterValue"),
-        ("no id", put("&comp=block").header("content-length", 3).body(body()).unwrap(), 400, "InvalidQueryParameterValue"),
-        ("bad id", put("&comp=block&blockid=..%2F..").header("content-length", 3).body(body()).unwrap(), 400, "InvalidQueryParameterValue"),
-        ("empty block", put("&comp=block&blockid=QQ%3D%3D").header("content-length", 0).body(Body::empty()).unwrap(), 400, "InvalidHeaderValue"),
-        ("unknown block", put("&comp=blocklist").header("content-length", list(&["x"]).len()).body(list(&["x"]).into()).unwrap(), 400, "InvalidBlockList"),
-        ("no list", put("&comp=blocklist").header("content-length", 3).body(body()).unwrap(), 400, "InvalidXmlDocument"),
-        ("entities", put("&comp=blocklist").header("content-length", entity.len()).body(entity.into()).unwrap(), 400, "InvalidXmlDocument"),
+        (
+            "too large, unannounced",
+            put("").header("transfer-encoding", "chunked").body(vec![0; 101].into()).unwrap(),
+            413,
+            "RequestBodyTooLarge",
+        ),
+        (
+            "another kind",
+            put("").header("content-length", 3).header("x-ms-blob-type", "PageBlob").body(body()).unwrap(),
+            400,
+            "InvalidHeaderValue",
+        ),
+        (
+            "MD5",
+            put("").header("content-length", 3).header("content-md5", BASE64.encode([0; 16])).body(body()).unwrap(),
+            400,
+            "Md5Mismatch",
+        ),
+        (
+            "no MD5",
+            put("").header("content-length", 3).header("content-md5", "x").body(body()).unwrap(),
+            400,
+            "InvalidHeaderValue",
+        ),
+        (
+            "CRC",
+            put("")
+                .header("content-length", 3)
+                .header("x-ms-content-crc64", BASE64.encode([0; 8]))
+                .body(body())
+                .unwrap(),
+            400,
+            "Crc64Mismatch",
+        ),
+        (
+            "unknown comp",
+            put("&comp=page").header("content-length", 3).body(body()).unwrap(),
+            400,
+            "InvalidQueryParameterValue",
+        ),
+        (
+            "no id",
+            put("&comp=block").header("content-length", 3).body(body()).unwrap(),
+            400,
+            "InvalidQueryParameterValue",
+        ),
+        (
+            "bad id",
+            put("&comp=block&blockid=..%2F..").header("content-length", 3).body(body()).unwrap(),
+            400,
+            "InvalidQueryParameterValue",
+        ),
+        (
+            "empty block",
+            put("&comp=block&blockid=QQ%3D%3D").header("content-length", 0).body(Body::empty()).unwrap(),
+            400,
+            "InvalidHeaderValue",
+        ),
+        (
+            "unknown block",
+            put("&comp=blocklist").header("content-length", list(&["x"]).len()).body(list(&["x"]).into()).unwrap(),
+            400,
+            "InvalidBlockList",
+        ),
+        (
+            "no list",
+            put("&comp=blocklist").header("content-length", 3).body(body()).unwrap(),
+            400,
+            "InvalidXmlDocument",
+        ),
+        (
+            "entities",
+            put("&comp=blocklist").header("content-length", entity.len()).body(entity.into()).unwrap(),
+            400,
+            "InvalidXmlDocument",
+        ),
         ("POST", Request::post(&path).body(body()).unwrap(), 405, "UnsupportedHttpVerb"),
         ("DELETE", Request::delete(&path).body(body()).unwrap(), 405, "UnsupportedHttpVerb"),
-        ("no signature", Request::put(path.split('?').next().unwrap()).header("content-length", 3).body(body()).unwrap(), 403, "AuthenticationFailed"),
-        ("another id", Request::put(path.replace("/u/", "/u/1")).header("content-length", 3).body(body()).unwrap(), 403, "AuthenticationFailed"),
-        ("no id", Request::put(path.replace("/u/", "/u/..%2F")).header("content-length", 3).body(body()).unwrap(), 403, "AuthenticationFailed"),
+        (
+            "no signature",
+            Request::put(path.split('?').next().unwrap()).header("content-length", 3).body(body()).unwrap(),
+            403,
+            "AuthenticationFailed",
+        ),
+        (
+            "another id",
+            Request::put(path.replace("/u/", "/u/1")).header("content-length", 3).body(body()).unwrap(),
+            403,
+            "AuthenticationFailed",
+        ),
+        (
+            "no id",
+            Request::put(path.replace("/u/", "/u/..%2F")).header("content-length", 3).body(body()).unwrap(),
+            403,
+            "AuthenticationFailed",
+        ),
         ("a container", Request::get("/_rfcache/u?restype=container").body(body()).unwrap(), 404, "BlobNotFound"),
     ] {
         let answer = service.send(request).await;
@@ -121,7 +201,10 @@ async fn bad_uploads_are_refused_by_name() {
     assert_eq!(service.finalize(&token, "k", 3).await.status, 400, "nothing of it was stored");
     let again = service.create(&token, "k").await;
     assert_ne!(again, path);
-    assert_eq!((service.put(&path, "foo").await.code(), service.put(&again, "foo").await.status.as_u16()), ("BlobNotFound", 201));
+    assert_eq!(
+        (service.put(&path, "foo").await.code(), service.put(&again, "foo").await.status.as_u16()),
+        ("BlobNotFound", 201)
+    );
     service.clock.advance(std::time::Duration::from_secs(6 * 3600 + 1));
     assert_eq!(service.put(&again, "foo").await.code(), "AuthenticationFailed", "the address is too old");
 }
@@ -174,6 +257,19 @@ async fn downloads_are_whole_or_in_part() {
 }
 
 #[tokio::test]
+async fn a_download_that_cannot_go_on_does_not_end_well() {
+    let service = Service::new(Back::Fs).await;
+    let token = token("1");
+    service.save(&token, "k", noise(3 * MIB, 1)).await;
+    let url = path(service.lookup(&token, "k", &[]).await["signed_download_url"].as_str().unwrap());
+    let response = service.open(Request::get(&url).body(Body::empty()).unwrap()).await;
+    let data = walk(service.dir.path()).into_iter().find(|file| file.to_string_lossy().contains("/dat/")).unwrap();
+    std::fs::File::options().write(true).open(data).unwrap().set_len(2 << 20).unwrap();
+    let answer = Answer::of(response).await;
+    assert!(answer.cut, "a client that counts would not notice a short end");
+}
+
+#[tokio::test]
 async fn an_address_leads_nowhere_else() {
     let service = Service::new(Back::Fs).await;
     let token = token("1");
@@ -202,7 +298,8 @@ async fn an_address_leads_nowhere_else() {
             assert!(!answer.text().contains("secret"));
         }
     }
-    let presign = Request::post(upload.replace('?', "/presign?")).body(json!({ "op": "blob" }).to_string().into()).unwrap();
+    let presign =
+        Request::post(upload.replace('?', "/presign?")).body(json!({ "op": "blob" }).to_string().into()).unwrap();
     assert_eq!(service.send(presign).await.status, 501, "all bytes come through here");
     service.clock.advance(std::time::Duration::from_secs(3601));
     assert_eq!(service.send(Request::get(&url).body(Body::empty()).unwrap()).await.code(), "AuthenticationFailed");

@@ -36,9 +36,10 @@ fn as_job(token: &str) -> Value {
 /// Writes, saves twice, removes, restores, compares.
 async fn round_trips(client: &Client, sizes: &[usize]) {
     let keys: Vec<String> = sizes.iter().map(|size| format!("round/trip {size} é..b")).collect();
-    let calls = sizes.iter().zip(&keys).flat_map(|(size, key)| {
-        [write(*size), save(key), save(key), remove(), restore(key, &[]), digest()]
-    });
+    let calls = sizes
+        .iter()
+        .zip(&keys)
+        .flat_map(|(size, key)| [write(*size), save(key), save(key), remove(), restore(key, &[]), digest()]);
     let calls: Value = std::iter::once(json!({ "op": "feature" })).chain(calls).collect();
     let (results, said) = client.run(&calls).await;
     assert_eq!(results[0]["value"], true);
@@ -173,7 +174,8 @@ async fn the_protocols_share_their_entries() {
         let second = Client::new("cache-v6", Protocol::V2, &url, &token("2"));
         let (saved, _) = first.run(&json!([write(KIB), save("one")])).await;
         assert!(saved[1]["value"].as_i64() > Some(0));
-        let (shared, said) = second.run(&json!([write(KIB), save("one"), restore("one", &[]), save("two"), digest()])).await;
+        let (shared, said) =
+            second.run(&json!([write(KIB), save("one"), restore("one", &[]), save("two"), digest()])).await;
         assert_eq!((&shared[1]["value"], &shared[2]["value"]), (&json!(-1), &json!("one")), "{said}");
         assert_eq!(shared[4]["value"], saved[0]["value"], "the bytes of the first");
         let (back, said) = first.run(&json!([restore("two", &[]), save("two")])).await;
@@ -185,14 +187,15 @@ async fn the_protocols_share_their_entries() {
 async fn of_two_who_save_one_key_at_once_one_does() {
     for &back in BACKS {
         let (service, url) = service(back, false).await;
-        for (package, protocol) in
-            [("cache-v3", Protocol::V1), ("cache-v4", Protocol::V2), ("cache-v5", Protocol::V2), ("cache-v6", Protocol::V2)]
-        {
+        for (package, protocol) in [
+            ("cache-v3", Protocol::V1),
+            ("cache-v4", Protocol::V2),
+            ("cache-v5", Protocol::V2),
+            ("cache-v6", Protocol::V2),
+        ] {
             let calls = json!([write(20 * MIB), save(package)]);
-            let (one, other) = (
-                Client::new(package, protocol, &url, &token("1")),
-                Client::new(package, protocol, &url, &token("2")),
-            );
+            let (one, other) =
+                (Client::new(package, protocol, &url, &token("1")), Client::new(package, protocol, &url, &token("2")));
             let ((one, said), (other, said_too)) = tokio::join!(one.run(&calls), other.run(&calls));
             let ids = [one[1]["value"].as_i64(), other[1]["value"].as_i64()];
             assert!(ids.contains(&Some(-1)) && ids.iter().any(|id| *id > Some(0)), "{ids:?}\n{said}\n{said_too}");

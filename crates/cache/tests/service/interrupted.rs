@@ -23,7 +23,8 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// Sends the head and a part of the body, and hangs up.
 async fn half(url: &str, path: &str, announced: usize, sent: &[u8]) {
     let mut stream = TcpStream::connect(url.trim_start_matches("http://").trim_end_matches('/')).await.unwrap();
-    let head = format!("PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {announced}\r\nx-ms-blob-type: BlockBlob\r\n\r\n");
+    let head =
+        format!("PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {announced}\r\nx-ms-blob-type: BlockBlob\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(sent).await.unwrap();
     stream.shutdown().await.unwrap();

@@ -60,7 +60,8 @@ async fn odd_keys_are_found_as_they_are() {
         let service = Service::new(back).await;
         let token = token("1");
         let long = format!("{}é{}", "a/".repeat(100), "b".repeat(300));
-        let keys = ["a..b/c d%2F", "a+b#c?d&e=f", r"C:\dir\x", "ключ", ".hidden", "~tilde", "dir/", "UPPER", "upper", &long];
+        let keys =
+            ["a..b/c d%2F", "a+b#c?d&e=f", r"C:\dir\x", "ключ", ".hidden", "~tilde", "dir/", "UPPER", "upper", &long];
         for key in keys {
             service.save(&token, key, key.to_owned()).await;
         }
@@ -172,7 +173,7 @@ fn multiply(service: &Service, count: usize, name: impl Fn(usize) -> String) {
 async fn entries_that_do_not_match_cost_a_lookup_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Counted { store: FsStore::open(dir.path()).unwrap(), calls: AtomicUsize::new(0) });
-    let service = Service::on(Back::Fs, store.clone(), settings(), true, dir, Arc::new(Shifted::default()));
+    let service = Service::on(store.clone(), settings(), true, dir, Arc::new(Shifted::default()));
     let token = token("1");
     service.save(&token, "seed", "x").await;
     service.save(&token, "wanted-1", "x").await;

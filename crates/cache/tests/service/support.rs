@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
 use cache::scope::Grant;
 use cache::store::{FsStore, Store};
 use cache::token::{Claims, Keys};
@@ -60,7 +60,6 @@ pub(crate) struct Service {
     pub(crate) clock: Arc<Shifted>,
     pub(crate) metrics: telemetry::Metrics,
     pub(crate) dir: TempDir,
-    pub(crate) back: Back,
     router: Router,
     served: JoinSet<()>,
 }
@@ -76,7 +75,7 @@ async fn bucket(clock: Arc<dyn Clock>) -> Arc<dyn Store> {
     let name = format!("cache-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let client = aws_sdk_s3::Client::new(&sdk);
     client.create_bucket().bucket(&name).send().await.expect("a bucket");
-    Arc::new(cache::store::S3Store::new(&sdk, emulator::silent(), name, clock))
+    Arc::new(cache::store::S3Store::new(&sdk, &emulator::silent(), name, clock))
 }
 
 impl Service {
@@ -91,11 +90,10 @@ impl Service {
             #[cfg(feature = "aws")]
             Back::S3 => bucket(clock.clone()).await,
         };
-        Self::on(back, store, settings, secret, dir, clock)
+        Self::on(store, settings, secret, dir, clock)
     }
 
     pub(crate) fn on(
-        back: Back,
         store: Arc<dyn Store>,
         settings: Settings,
         secret: bool,
@@ -106,7 +104,7 @@ impl Service {
         let metrics = telemetry::Metrics::new();
         let cache = Cache::new(store, keys, settings, clock.clone(), Arc::new(SystemRng), metrics.clone());
         let router = cache::router(Arc::clone(&cache));
-        Self { cache, clock, metrics, dir, back, router, served: JoinSet::new() }
+        Self { cache, clock, metrics, dir, router, served: JoinSet::new() }
     }
 
     /// Listens, for clients of other processes.
@@ -118,11 +116,18 @@ impl Service {
         url
     }
 
+    /// Sends a request; its answer's body has yet to be read.
+    pub(crate) async fn open(&self, request: Request<Body>) -> Response<Body> {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.map(http_body_util::Collected::to_bytes);
-        Answer { status: parts.status, headers: parts.headers, cut: body.is_err(), body: body.unwrap_or_default() }
+        Answer::of(self.open(request).await).await
+    }
+
+    /// Ends it; its directory and its clock stay.
+    pub(crate) fn stop(self) -> (TempDir, Arc<Shifted>) {
+        (self.dir, self.clock)
     }
 
     /// A Twirp call in JSON.
@@ -190,6 +195,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    pub(crate) async fn of(response: Response<Body>) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes);
+        Self { status: parts.status, headers: parts.headers, cut: body.is_err(), body: body.unwrap_or_default() }
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
     }
@@ -220,8 +231,10 @@ pub(crate) fn request(method: Method, path: &str, token: &str) -> axum::http::re
 /// A token of this job, for `acme/app` and these scopes (`ref`, permission).
 pub(crate) fn token_in(job: &str, repo: &str, scopes: &[(&str, u32)]) -> String {
     let now = SystemClock.now();
-    let grants: Vec<Grant> =
-        scopes.iter().map(|(scope, permission)| Grant { scope: (*scope).to_owned(), permission: *permission }).collect();
+    let grants: Vec<Grant> = scopes
+        .iter()
+        .map(|(scope, permission)| Grant { scope: (*scope).to_owned(), permission: *permission })
+        .collect();
     let claims = Claims {
         job,
         instance: "i-1",
@@ -307,7 +320,8 @@ impl Client {
 
     pub(crate) fn start(&self) -> tokio::process::Child {
         let mut command = tokio::process::Command::new("node");
-        for name in ["GITHUB_SERVER_URL", "ACTIONS_CACHE_MODE", "ACTIONS_CACHE_SERVICE_V2", "http_proxy", "HTTP_PROXY"] {
+        for name in ["GITHUB_SERVER_URL", "ACTIONS_CACHE_MODE", "ACTIONS_CACHE_SERVICE_V2", "http_proxy", "HTTP_PROXY"]
+        {
             command.env_remove(name);
         }
         command
@@ -333,7 +347,12 @@ impl Client {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let results = said.lines().filter_map(|line| line.strip_prefix("RESULT "));
         let results: Vec<Value> = results.map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(Some(results.len()), calls.as_array().map(Vec::len), "{}: every call returned: {said}", self.package);
+        assert_eq!(
+            Some(results.len()),
+            calls.as_array().map(Vec::len),
+            "{}: every call returned: {said}",
+            self.package
+        );
         (results, said)
     }
 }

@@ -34,7 +34,10 @@ async fn the_cache_s_own_header_counts_before_the_job_s() {
     }
     let v1 = Request::get("/_apis/artifactcache/cache?keys=k&version=v").body(Body::empty()).unwrap();
     let refused = service.send(v1).await;
-    assert_eq!((refused.status.as_u16(), &refused.json()["message"]), (401, &json!("Unauthorized: missing cache token")));
+    assert_eq!(
+        (refused.status.as_u16(), &refused.json()["message"]),
+        (401, &json!("Unauthorized: missing cache token"))
+    );
 }
 
 #[tokio::test]

@@ -95,7 +95,8 @@ async fn an_upload_is_its_job_s_alone() {
     let id = reserved(&service, &owner, "k").await;
     let strangers = [token("2"), token_in("1", "acme/other", &[("refs/heads/main", 3)])];
     for (who, id) in strangers.iter().map(|who| (who.as_str(), id.to_string())).chain(
-        ["0", "-1", "x", "99999999999999999999", "..", "..%2f..", "1.5", "%2e%2e", "7"].map(|id| (owner.as_str(), id.to_owned())),
+        ["0", "-1", "x", "99999999999999999999", "..", "..%2f..", "1.5", "%2e%2e", "7"]
+            .map(|id| (owner.as_str(), id.to_owned())),
     ) {
         assert_eq!(patch(&service, who, &id, "bytes 0-0/*", b"x").await.status, 404, "{id}");
         assert_eq!(commit(&service, who, &id, &json!({ "size": 0 })).await.status, 404, "{id}");
@@ -129,11 +130,9 @@ async fn requests_are_answered_in_the_words_clients_read() {
     }
     let miss = get(&service, &token, "cache?keys=k&version=v").await;
     assert_eq!((miss.status.as_u16(), miss.body.len()), (204, 0));
-    for (method, what, allow) in [
-        (Method::POST, "cache", "GET"),
-        (Method::PUT, "caches", "GET, POST"),
-        (Method::GET, "caches/7", "PATCH, POST"),
-    ] {
+    for (method, what, allow) in
+        [(Method::POST, "cache", "GET"), (Method::PUT, "caches", "GET, POST"), (Method::GET, "caches/7", "PATCH, POST")]
+    {
         let request = request(method, &format!("{API}/{what}"), &token);
         let answer = service.send(request.body(Body::empty()).unwrap()).await;
         assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, allow), "{what}");

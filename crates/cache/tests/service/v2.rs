@@ -54,7 +54,10 @@ async fn protocol_buffers_are_answered_in_kind() {
     let miss = send("GetCacheEntryDownloadURL", b"\x12\x01x\x22\x01v".to_vec()).await;
     assert_eq!((miss.status.as_u16(), miss.body.len()), (200, 0));
     let bad = send("CreateCacheEntry", b"\x12\x05x".to_vec()).await;
-    assert_eq!((bad.status.as_u16(), bad.header("content-type"), &bad.json()["code"]), (400, "application/json", &json!("malformed")));
+    assert_eq!(
+        (bad.status.as_u16(), bad.header("content-type"), &bad.json()["code"]),
+        (400, "application/json", &json!("malformed"))
+    );
 }
 
 #[tokio::test]
@@ -66,7 +69,12 @@ async fn every_error_is_json() {
     };
     let (json, get) = ("application/json", format!("{TWIRP}GetCacheEntryDownloadURL"));
     for (what, request, status, code) in [
-        ("another service", plain("/twirp/github.actions.results.api.v1.ArtifactService/CreateArtifact", json, "{}"), 404, "bad_route"),
+        (
+            "another service",
+            plain("/twirp/github.actions.results.api.v1.ArtifactService/CreateArtifact", json, "{}"),
+            404,
+            "bad_route",
+        ),
         ("another method", plain(&format!("{TWIRP}Delete"), json, "{}"), 404, "bad_route"),
         ("no method", plain("/twirp/x", json, "{}"), 404, "bad_route"),
         ("another type", plain(&get, "text/plain", "{}"), 404, "bad_route"),

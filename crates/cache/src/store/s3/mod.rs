@@ -7,9 +7,10 @@
 //! conditional writes meet (the bucket refuses one for now, and it is repeated); the process dies during a multipart
 //! upload (the parts are nobody's until they are completed, and are removed later, here or by the bucket's own rule).
 
-use std::pin::Pin;
+mod fault;
+mod stream;
+
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,17 +26,16 @@ use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::SdkConfig;
 use bytes::Bytes;
-use domain::clock::{Clock, Rng, SystemRng, Timestamp, since};
+use domain::clock::{Clock, Timestamp, since};
 use futures::{StreamExt, TryStreamExt};
-use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{Semaphore, mpsc};
 
+use self::fault::{Fault, attempts, found};
+use self::stream::{Pipe, Source};
 use super::{Cut, Error, Incoming, Listed, Object, Outcome, Outgoing, Page, Piece, Store, Tag, When};
 use crate::layout::{Key, ROOT};
 use crate::plan::{self, Part, Slice};
 
-/// Waits before the second and the third try.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(600)];
 /// A small call ends within this, a connection is there within that.
 const CALL: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(3);
@@ -64,69 +64,9 @@ pub struct S3Store {
     clock: Arc<dyn Clock>,
 }
 
-/// Why a call failed.
-enum Fault {
-    Missing,
-    Condition,
-    Passing(String),
-    Lasting(String),
-}
-
-impl From<Fault> for Error {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Missing => Self::Unavailable("there is no such object or bucket".to_owned()),
-            Fault::Condition => Self::Unavailable("a condition was not met".to_owned()),
-            Fault::Passing(why) | Fault::Lasting(why) => Self::Unavailable(why),
-        }
-    }
-}
-
-impl<E: ProvideErrorMetadata> From<SdkError<E, HttpResponse>> for Fault {
-    fn from(error: SdkError<E, HttpResponse>) -> Self {
-        let SdkError::ServiceError(context) = &error else {
-            // Its own words may quote an address; the kind is enough.
-            return Self::Passing(match error {
-                SdkError::TimeoutError(_) => "no answer in time".to_owned(),
-                SdkError::DispatchFailure(_) => "no connection".to_owned(),
-                _ => "an unreadable answer".to_owned(),
-            });
-        };
-        let (status, code) = (context.raw().status().as_u16(), context.err().code().unwrap_or("no code"));
-        match status {
-            404 => Self::Missing,
-            412 => Self::Condition,
-            409 | 429 | 500.. => Self::Passing(format!("status {status}, {code}")),
-            _ => Self::Lasting(format!("status {status}, {code}")),
-        }
-    }
-}
-
-/// Tries what may be tried again. Says whether an earlier try may have worked.
-async fn attempts<T, E, F>(mut send: impl FnMut() -> F) -> (Result<T, Fault>, bool)
-where
-    E: ProvideErrorMetadata,
-    F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-{
-    for (tries, pause) in PAUSES.into_iter().enumerate() {
-        match Box::pin(send()).await.map_err(Fault::from) {
-            Err(Fault::Passing(_)) => tokio::time::sleep(SystemRng.jitter(pause, 0.3)).await,
-            done => return (done, tries > 0),
-        }
-    }
-    (Box::pin(send()).await.map_err(Fault::from), true)
-}
-
-fn found<T>(result: Result<T, Fault>) -> Result<Option<T>, Error> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(Fault::Missing) => Ok(None),
-        Err(fault) => Err(fault.into()),
-    }
-}
-
 fn time(at: Option<&DateTime>) -> Timestamp {
-    at.and_then(|at| Timestamp::new(at.secs(), i32::try_from(at.subsec_nanos()).unwrap_or_default()).ok()).unwrap_or_default()
+    at.and_then(|at| Timestamp::new(at.secs(), i32::try_from(at.subsec_nanos()).unwrap_or_default()).ok())
+        .unwrap_or_default()
 }
 
 fn size(length: Option<i64>) -> u64 {
@@ -137,64 +77,14 @@ fn length(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// A body that is written on one side and sent on the other.
-struct Pipe {
-    bytes: mpsc::Receiver<Result<Bytes, Cut>>,
-    left: u64,
-}
-
-impl Body for Pipe {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        self.bytes.poll_recv(cx).map(|next| {
-            next.map(|bytes| {
-                let bytes = bytes?;
-                self.left = self.left.saturating_sub(bytes.len() as u64);
-                Ok(Frame::data(bytes))
-            })
-        })
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
-}
-
-/// Bytes that arrive, cut into pieces of our choosing.
-struct Source {
-    bytes: Incoming,
-    rest: Bytes,
-}
-
-impl Source {
-    /// At least one byte and at most so many; `None` at the end.
-    async fn next(&mut self, most: usize) -> Result<Option<Bytes>, Cut> {
-        while self.rest.is_empty() {
-            match self.bytes.next().await.transpose()? {
-                Some(bytes) => self.rest = bytes,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(self.rest.split_to(most.min(self.rest.len()))))
-    }
-
-    /// Up to so many bytes at once.
-    async fn gather(&mut self, most: usize) -> Result<Bytes, Cut> {
-        let mut gathered = bytes::BytesMut::new();
-        while gathered.len() < most
-            && let Some(bytes) = self.next(most - gathered.len()).await?
-        {
-            gathered.extend_from_slice(&bytes);
-        }
-        Ok(gathered.freeze())
-    }
-}
-
 impl S3Store {
     /// A store in this bucket. `interceptor` sees every call.
-    pub fn new(sdk: &SdkConfig, interceptor: SharedInterceptor, bucket: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        sdk: &SdkConfig,
+        interceptor: &SharedInterceptor,
+        bucket: impl Into<String>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let client = |timeouts: TimeoutConfig| {
             let mut config = Builder::from(sdk)
                 .retry_config(RetryConfig::disabled())
@@ -444,7 +334,7 @@ impl Store for S3Store {
     }
 
     async fn write(&self, key: &Key, size: Option<u64>, bytes: Incoming) -> Result<u64, Error> {
-        let mut source = Source { bytes, rest: Bytes::new() };
+        let mut source = Source::new(bytes);
         match size {
             Some(size) if size > plan::MAX => self.in_parts(key, Some(size), Bytes::new(), &mut source).await,
             Some(size) if size > 0 => {
@@ -499,9 +389,7 @@ impl Store for S3Store {
             && total <= plan::MAX
         {
             let source = format!("{}/{}", self.bucket, piece.key.as_str());
-            let copy = || {
-                self.copies.copy_object().bucket(&self.bucket).key(key.as_str()).copy_source(&source).send()
-            };
+            let copy = || self.copies.copy_object().bucket(&self.bucket).key(key.as_str()).copy_source(&source).send();
             let (copied, _) = attempts(copy).await;
             copied?;
         } else {

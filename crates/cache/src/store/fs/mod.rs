@@ -15,6 +15,9 @@
 //! Races survived: a directory is removed as empty between being made and being used (it is made again); the process
 //! is killed anywhere (`tmp` is emptied at start); a reader still has a file open that is removed (it keeps its bytes).
 
+mod names;
+mod read;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -31,10 +34,11 @@ use provider::files::private_dir;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
+use self::names::Names;
 use super::{Error, Incoming, Listed, Object, Outcome, Outgoing, Page, Piece, Store, Tag, When};
 use crate::layout::Key;
 
-/// Bytes handed to the kernel at once, and read from it at once.
+/// Bytes handed to the kernel at once.
 const CHUNK: usize = 512 << 10;
 /// Largest small object.
 const SMALL: u64 = 16 << 20;
@@ -54,22 +58,18 @@ struct Shared {
     root: PathBuf,
     temporary: PathBuf,
     next: AtomicU64,
+    names: Names,
     stripes: [Mutex<()>; STRIPES],
     /// Held for as long as the process may write.
     _lock: File,
 }
 
 /// A file that is gone with this value, unless it was moved to its place.
-struct Unfinished {
-    path: PathBuf,
-    placed: bool,
-}
+struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if !self.placed {
-            let _ = fs::remove_file(&self.path);
-        }
+        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -100,7 +100,7 @@ impl FsStore {
             _ => private_dir(&temporary)?,
         }
         let stripes = std::array::from_fn(|_| Mutex::new(()));
-        Ok(Self { shared: Arc::new(Shared { root, temporary, next: AtomicU64::new(0), stripes, _lock: lock }) })
+        Ok(Self { shared: Arc::new(Shared { root, temporary, next: AtomicU64::new(0), names: Names::default(), stripes, _lock: lock }) })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -150,22 +150,23 @@ impl Shared {
         self.root.join(key.as_str())
     }
 
+    fn temporary(&self) -> PathBuf {
+        self.temporary.join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
     fn unfinished(&self) -> io::Result<(File, Unfinished)> {
-        let path = self.temporary.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let path = self.temporary();
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok((file, Unfinished { path, placed: false }))
+        Ok((file, Unfinished(path)))
     }
 
     /// Moves a written file to its place.
-    fn place(&self, mut from: Unfinished, key: &Key, replace: bool) -> io::Result<Outcome> {
+    fn place(&self, from: &Unfinished, key: &Key, replace: bool) -> io::Result<Outcome> {
         let to = self.path(key);
         for _ in 0..ATTEMPTS {
-            let moved = if replace { fs::rename(&from.path, &to) } else { fs::hard_link(&from.path, &to) };
+            let moved = if replace { fs::rename(&from.0, &to) } else { fs::hard_link(&from.0, &to) };
             match moved {
-                Ok(()) => {
-                    from.placed |= replace;
-                    return Ok(Outcome::Done);
-                }
+                Ok(()) => return Ok(Outcome::Done),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Outcome::Lost),
                 Err(error) if error.kind() == ErrorKind::NotFound => make_parent(&to)?,
                 Err(error) => return Err(error),
@@ -188,7 +189,7 @@ impl Shared {
         if durable {
             file.sync_all()?;
         }
-        let outcome = self.place(unfinished, key, *when != When::Absent)?;
+        let outcome = self.place(&unfinished, key, *when != When::Absent)?;
         if durable {
             sync_parents(&self.path(key), &self.root)?;
         }
@@ -211,41 +212,55 @@ impl Shared {
         let (dir, begin) = prefix.rsplit_once('/').unwrap_or(("", prefix));
         let mut objects = Vec::new();
         let mut name = format!("{dir}/");
-        self.walk(&mut name, begin, &mut objects)?;
+        if begin.is_empty() {
+            self.walk(&mut name, &mut objects)?;
+            return Ok(objects);
+        }
+        for name_found in self.names.beginning(&self.root.join(dir), begin)? {
+            self.below(&mut name, &name_found, &mut objects)?;
+        }
         Ok(objects)
     }
 
-    fn walk(&self, name: &mut String, begin: &str, objects: &mut Vec<Listed>) -> io::Result<()> {
+    fn walk(&self, name: &mut String, objects: &mut Vec<Listed>) -> io::Result<()> {
         let Some(entries) = found(fs::read_dir(self.root.join(&name)))? else { return Ok(()) };
         for entry in entries {
-            let entry = entry?;
-            let Ok(file_name) = entry.file_name().into_string() else { continue };
-            if !file_name.starts_with(begin) {
-                continue;
+            if let Ok(file_name) = entry?.file_name().into_string() {
+                self.below(name, &file_name, objects)?;
             }
-            let length = name.len();
-            name.push_str(&file_name);
-            if entry.file_type()?.is_dir() {
-                name.push('/');
-                self.walk(name, "", objects)?;
-            } else if let Some(metadata) = found(entry.metadata())? {
-                let key = Key::listed(name.clone());
-                objects.push(Listed { key, size: metadata.len(), modified: modified(&metadata) });
-            }
-            name.truncate(length);
         }
         Ok(())
     }
 
-    fn assemble(&self, key: &Key, pieces: &[Piece]) -> io::Result<()> {
-        let (mut file, unfinished) = self.unfinished()?;
-        if let [piece] = pieces {
-            // The very same bytes: no need to copy any.
-            drop(unfinished);
-            check(&File::open(self.path(&piece.key))?, piece)?;
-            let linked = Unfinished { path: self.path(&piece.key), placed: true };
-            return self.place(linked, key, false).map(|_| ());
+    /// An object, or everything in a directory. What is gone by now was never listed.
+    fn below(&self, name: &mut String, file_name: &str, objects: &mut Vec<Listed>) -> io::Result<()> {
+        let length = name.len();
+        name.push_str(file_name);
+        match found(fs::symlink_metadata(self.root.join(&name)))? {
+            Some(metadata) if metadata.is_dir() => {
+                name.push('/');
+                self.walk(name, objects)?;
+            }
+            Some(metadata) if metadata.is_file() => {
+                let key = Key::listed(name.clone());
+                objects.push(Listed { key, size: metadata.len(), modified: modified(&metadata) });
+            }
+            _ => {}
         }
+        name.truncate(length);
+        Ok(())
+    }
+
+    fn assemble(&self, key: &Key, pieces: &[Piece]) -> io::Result<()> {
+        if let [piece] = pieces {
+            // The very same bytes under another name: no need to copy any.
+            let from = self.path(&piece.key);
+            check(&File::open(&from)?, piece)?;
+            let path = self.temporary();
+            fs::hard_link(from, &path)?;
+            return self.place(&Unfinished(path), key, true).map(|_| ());
+        }
+        let (mut file, unfinished) = self.unfinished()?;
         for piece in pieces {
             let mut from = File::open(self.path(&piece.key))?;
             check(&from, piece)?;
@@ -254,7 +269,7 @@ impl Shared {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
         }
-        self.place(unfinished, key, true).map(|_| ())
+        self.place(&unfinished, key, true).map(|_| ())
     }
 }
 
@@ -302,21 +317,6 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// Reads up to `length` bytes into a buffer that nobody had to clear.
-fn read_at(file: File, at: u64, length: usize) -> JoinHandle<io::Result<(File, Bytes)>> {
-    tokio::task::spawn_blocking(move || {
-        let mut buffer = Vec::with_capacity(length);
-        while buffer.len() < length {
-            let offset = at + buffer.len() as u64;
-            if rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut buffer), offset)? == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-        }
-        buffer.truncate(length);
-        Ok((file, Bytes::from(buffer)))
-    })
 }
 
 #[async_trait]
@@ -383,7 +383,7 @@ impl Store for FsStore {
         writer.finish().await?;
         let written = writer.written;
         let key = key.clone();
-        self.blocking(move |shared| shared.place(unfinished, &key, true).map(|_| ())).await?;
+        self.blocking(move |shared| shared.place(&unfinished, &key, true).map(|_| ())).await?;
         Ok(written)
     }
 
@@ -392,21 +392,7 @@ impl Store for FsStore {
         let Some(file) = self.blocking(move |shared| found(File::open(shared.path(&key)))).await? else {
             return Ok(None);
         };
-        let size = |left: u64| usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        let first = (length > 0).then(|| (read_at(file, start, size(length)), start, length));
-        let stream = futures::stream::unfold(first, move |state| async move {
-            let (reading, at, left) = state?;
-            match joined(reading).await {
-                Ok((file, chunk)) => {
-                    let (at, left) = (at + chunk.len() as u64, left - chunk.len() as u64);
-                    // While this chunk is sent, the next one is read.
-                    let next = (left > 0).then(|| (read_at(file, at, size(left)), at, left));
-                    Some((Ok(chunk), next))
-                }
-                Err(error) => Some((Err(error), None)),
-            }
-        });
-        Ok(Some(stream.boxed()))
+        Ok(Some(read::outgoing(file, start, length)))
     }
 
     async fn assemble(&self, key: &Key, pieces: &[Piece]) -> Result<(), Error> {

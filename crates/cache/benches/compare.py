@@ -16,6 +16,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -170,6 +171,8 @@ def main():
     nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin") or sys.exit("nginx is not installed")
     size = options.size * MIB
     directory = tempfile.mkdtemp(dir=options.dir)
+    # Killed, it still ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     servers = []
     try:
         os.chmod(directory, 0o755)

@@ -33,7 +33,7 @@ mod tokens;
 pub mod why;
 pub mod worker;
 
-pub use cache::CacheAccess;
+pub use self::cache::CacheAccess;
 pub use context::{Dispatch, Error, News, Ports, Rejected, Settings};
 pub use events::Events;
 pub use signals::Reports;

@@ -51,7 +51,8 @@ async fn conditions_have_one_winner(store: Arc<dyn Store>) {
 
 async fn objects_are_whole_or_absent(store: Arc<dyn Store>) {
     let long = noise(9 << 20);
-    for (name, bytes) in [("empty", Bytes::new()), ("one", noise(1)), ("some", noise(700_000)), ("long", long.clone())] {
+    for (name, bytes) in [("empty", Bytes::new()), ("one", noise(1)), ("some", noise(700_000)), ("long", long.clone())]
+    {
         for size in [Some(bytes.len() as u64), None] {
             let key = key(&format!("up/1/b/{name}"));
             let written = store.write(&key, size, arriving(&bytes, None)).await.expect("written");

@@ -100,7 +100,16 @@ impl FsStore {
             _ => private_dir(&temporary)?,
         }
         let stripes = std::array::from_fn(|_| Mutex::new(()));
-        Ok(Self { shared: Arc::new(Shared { root, temporary, next: AtomicU64::new(0), names: Names::default(), stripes, _lock: lock }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                root,
+                temporary,
+                next: AtomicU64::new(0),
+                names: Names::default(),
+                stripes,
+                _lock: lock,
+            }),
+        })
     }
 
     async fn blocking<T: Send + 'static>(

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::election::{Answer, Call, Change, Election, Next, Now};
-use crate::leadership::{Ending, ValidUntil};
+use crate::leadership::Ending;
 use crate::{Leadership, Mono, Timings};
 
 #[cfg(test)]
@@ -74,7 +74,6 @@ struct Replica {
     mono: Arc<dyn Mono>,
     rng: Arc<dyn Rng>,
     metrics: Metrics,
-    valid_until: Arc<ValidUntil>,
     leadership: watch::Sender<Option<Leadership>>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -96,7 +95,6 @@ impl Coordinator {
             mono,
             rng,
             metrics,
-            valid_until: Arc::default(),
             leadership: leadership.clone(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -119,7 +117,8 @@ impl Coordinator {
     pub async fn start(&self) -> Result<(), Error> {
         let Kind::Elected(replica) = &self.kind else { return Ok(()) };
         replica.lease.read().await?;
-        if !replica.tasks.is_closed() && replica.tasks.close() {
+        // Closed once, by the first start or a stop before it.
+        if replica.tasks.close() {
             replica.tasks.spawn(Arc::clone(replica).run());
         }
         Ok(())
@@ -127,10 +126,7 @@ impl Coordinator {
 
     /// Whether this replica leads. Cheap, and true to the clock even when the election is stuck.
     pub fn is_leader(&self) -> bool {
-        match &self.kind {
-            Kind::Elected(replica) => replica.mono.now() < replica.valid_until.get(),
-            Kind::Alone => true,
-        }
+        self.leadership.borrow().as_ref().is_some_and(|term| term.check().is_ok())
     }
 
     /// The term this replica leads, and every later one. A term that ended may stay until the next begins: ask it.
@@ -283,9 +279,7 @@ impl Replica {
     fn changed(&self, term: &mut Option<Leadership>, change: Change) {
         match change {
             Change::Won { token, valid_until } => {
-                let (valid, mono) = (Arc::clone(&self.valid_until), Arc::clone(&self.mono));
-                let new = Leadership::elected(token, valid, mono, self.metrics.clone());
-                self.valid_until.set(Some(valid_until));
+                let new = Leadership::elected(token, valid_until, Arc::clone(&self.mono), self.metrics.clone());
                 *term = Some(new.clone());
                 self.metrics.leader(Some(1.0));
                 self.metrics.leader_token(Some(token as f64));
@@ -293,12 +287,14 @@ impl Replica {
                 info!(event = "leader.acquired", token, owner = self.who.owner, "this replica leads");
                 self.leadership.send_replace(Some(new));
             }
-            Change::Renewed { valid_until } => self.valid_until.set(Some(valid_until)),
+            Change::Renewed { valid_until } => {
+                if let Some(term) = term {
+                    term.extend(valid_until);
+                }
+            }
             Change::Ended(ending) => {
                 let Some(old) = term.take() else { return };
-                // In this order: no later validity may be taken for the old term's.
                 old.end(ending);
-                self.valid_until.set(None);
                 self.leadership.send_replace(None);
                 self.metrics.leader(Some(0.0));
                 self.metrics.leader_token(None);

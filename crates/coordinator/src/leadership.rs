@@ -42,20 +42,6 @@ impl Ending {
     }
 }
 
-/// Until when this replica leads, as nanoseconds of its [`Mono`]; zero: it does not. It ends by itself: whoever sets it
-/// may be stuck.
-#[derive(Debug, Default)]
-pub(crate) struct ValidUntil(AtomicU64);
-
-impl ValidUntil {
-    pub(crate) fn set(&self, at: Option<Duration>) {
-        self.0.store(at.map_or(0, |at| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)), Ordering::SeqCst);
-    }
-    pub(crate) fn get(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::SeqCst))
-    }
-}
-
 /// One term. Ask it before every step that others can see, and stop when it is [`Lost`]. A call that was on its way
 /// when the term ended does no harm: rows refuse it by their fence, the rest is kept apart by locks and claims.
 #[derive(Clone)]
@@ -68,22 +54,22 @@ pub struct Leadership {
 struct Term {
     token: i64,
     measure: Measure,
-    /// Once cancelled, never valid again. Cancelled before the next term's validity is set.
+    /// Once cancelled, never valid again.
     ended: CancellationToken,
     ending: OnceLock<Ending>,
     metrics: Metrics,
 }
 
 enum Measure {
-    /// By the lease.
-    Elected { valid_until: Arc<ValidUntil>, mono: Arc<dyn Mono> },
+    /// By the lease: until that many nanoseconds of the clock. It ends by itself, for whoever renews it may be stuck.
+    Elected { valid_until: AtomicU64, mono: Arc<dyn Mono> },
     /// Nobody else is asked.
     Alone { clock: Arc<dyn Clock> },
 }
 
 impl Leadership {
-    pub(crate) fn elected(token: i64, valid_until: Arc<ValidUntil>, mono: Arc<dyn Mono>, metrics: Metrics) -> Self {
-        Self::new(token, Measure::Elected { valid_until, mono }, metrics)
+    pub(crate) fn elected(token: i64, valid_until: Duration, mono: Arc<dyn Mono>, metrics: Metrics) -> Self {
+        Self::new(token, Measure::Elected { valid_until: nanos(valid_until).into(), mono }, metrics)
     }
 
     pub(crate) fn alone(clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
@@ -136,6 +122,12 @@ impl Leadership {
         }
     }
 
+    /// Cancelled when the work has to end, for what takes a token. Under [`while_leading`](crate::while_leading) it is
+    /// as prompt as [`Leadership::lost`].
+    pub fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+
     /// A row refused the term's fence: somebody leads who came later. Ends the term.
     pub fn rejected(&self, row: FencedRow) {
         self.term.metrics.leader_fence_rejections(row);
@@ -156,6 +148,13 @@ impl Leadership {
         }
     }
 
+    /// The term was renewed.
+    pub(crate) fn extend(&self, until: Duration) {
+        if let Measure::Elected { valid_until, .. } = &self.term.measure {
+            valid_until.store(nanos(until), Ordering::SeqCst);
+        }
+    }
+
     /// Waits until somebody ends the term, and says why.
     pub(crate) async fn ended(&self) -> Ending {
         self.term.ended.cancelled().await;
@@ -170,11 +169,16 @@ impl Leadership {
 
     /// How long the term lasts without another renewal; `None`: it is over.
     fn left(&self) -> Option<Duration> {
-        // The validity first: should it be that of the next term, this one has been cancelled before.
         let left = match &self.term.measure {
-            Measure::Elected { valid_until, mono } => valid_until.get().checked_sub(mono.now())?,
+            Measure::Elected { valid_until, mono } => {
+                Duration::from_nanos(valid_until.load(Ordering::SeqCst)).checked_sub(mono.now())?
+            }
             Measure::Alone { .. } => Duration::MAX,
         };
         (!self.over.is_cancelled() && !left.is_zero()).then_some(left)
     }
+}
+
+fn nanos(at: Duration) -> u64 {
+    u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
 }

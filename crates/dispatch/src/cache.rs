@@ -17,7 +17,7 @@ use domain::message::JobMessage;
 use github::client::RunView;
 use lru::LruCache;
 use secrecy::ExposeSecret;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::context::{Dispatch, lock};
 
@@ -72,10 +72,11 @@ impl Dispatch {
     }
 
     async fn run_of(&self, access: &CacheAccess, message: &JobMessage) -> Run {
-        let asked = async { tokio::join!(self.run_view(access, message), self.default_branch(access, &message.repo)) };
-        // Whoever of the two is late has said nothing.
-        let (view, default_branch) = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_default();
-        described(message, view, default_branch)
+        let view = timeout(PATIENCE, self.run_view(access, message));
+        let branch = timeout(PATIENCE, self.default_branch(access, &message.repo));
+        // Who is late has said nothing.
+        let (view, branch) = tokio::join!(view, branch);
+        described(message, view.unwrap_or_default(), branch.unwrap_or_default())
     }
 
     async fn run_view(&self, access: &CacheAccess, message: &JobMessage) -> Option<RunView> {

@@ -55,6 +55,14 @@ impl Cache {
         })
         .await?;
         let repo = caller.repo.to_string();
+        tracing::debug!(
+            event = "cache_looked_up",
+            repo,
+            version = version.get(..12).unwrap_or(version),
+            key = keys.first(),
+            found = found.as_ref().map(|entry| &entry.key),
+            "a cache entry was looked up"
+        );
         self.tally.looked_up(&repo, found.is_some());
         if found.is_some() {
             self.metrics.cache_requests(CacheResult::Hit);

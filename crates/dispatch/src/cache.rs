@@ -105,7 +105,7 @@ fn described(message: &JobMessage, view: Option<RunView>, default_branch: Option
     let id = message.run_id.map(|id| id.to_string()).unwrap_or_else(|| format!("job-{}", message.job_id));
     let Some(view) = view else { return Run { id, default_branch, ..Run::default() } };
     let head = view.head_repository.map(|repository| repository.full_name).unwrap_or_default();
-    let pull_request = view.pull_requests.first();
+    let pull_request = view.pull_requests.as_deref().and_then(<[_]>::first);
     Run {
         id,
         event: view.event,
@@ -135,7 +135,7 @@ mod tests {
         let fork = json!({ "id": 77, "event": "pull_request", "head_branch": "main", "pull_requests": [],
             "head_repository": { "full_name": "somebody/fork" } });
         assert_eq!(shown(fork), [("refs/run/77".into(), 3), ("refs/heads/main".into(), 1)]);
-        let odd = json!({ "id": 77, "event": "push", "head_branch": "main" });
+        let odd = json!({ "id": 77, "event": "push", "head_branch": "main", "pull_requests": null });
         assert_eq!(shown(odd), [("refs/run/77".into(), 3), ("refs/heads/main".into(), 1)], "nobody says whose branch");
     }
 

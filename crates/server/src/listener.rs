@@ -1,7 +1,8 @@
 //! The one listener, with an end to everything a client may leave unfinished.
 //!
 //! Properties wanted: a client that says nothing, or half of something, or does not take what it asked for, costs one of
-//! a bounded number of connections for a bounded time; and it never holds up a shutdown. A request under way when the listener closes gets its answer.
+//! a bounded number of connections for a bounded time; and it never holds up a shutdown. A request under way when the
+//! listener closes gets its answer.
 
 use std::io;
 use std::pin::Pin;

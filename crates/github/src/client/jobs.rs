@@ -45,9 +45,9 @@ pub struct RunView {
     /// Where the head is; of a fork's pull request, the fork.
     #[serde(default)]
     pub head_repository: Option<RepositoryView>,
-    /// The pull requests it was started for. GitHub shows none of a fork's.
+    /// The pull requests it was started for; GitHub may say `null`, and shows none of a fork's.
     #[serde(default)]
-    pub pull_requests: Vec<PullRequestView>,
+    pub pull_requests: Option<Vec<PullRequestView>>,
 }
 
 /// A repository, as far as we look.

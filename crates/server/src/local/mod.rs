@@ -181,7 +181,10 @@ async fn simulated(options: &cli::Local, dir: &Path) -> anyhow::Result<ExitCode>
     if !options.json {
         complain(&format!("page  {}/admin/", orchestrator.url()));
         if options.cache {
-            complain(&format!("cache {}/  (as ACTIONS_CACHE_URL or ACTIONS_RESULTS_URL, with any token)", orchestrator.url()));
+            complain(&format!(
+                "cache {}/  (as ACTIONS_CACHE_URL or ACTIONS_RESULTS_URL, with any token)",
+                orchestrator.url()
+            ));
         }
     }
 

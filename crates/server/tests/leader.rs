@@ -14,6 +14,7 @@ mod support;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,6 +25,13 @@ use support::{PRIVATE_KEY, Process, eventually, free_port, program, request, sig
 /// A term, and how much longer nothing must have moved, and what a busy machine adds.
 const GONE: Duration = Duration::from_secs(65);
 const SECOND: Duration = Duration::from_secs(1);
+
+/// One after the other: an emulator takes all of a small machine while it starts.
+fn account() -> Account {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    Account::create()
+}
 
 /// A server, and when it was kept from acting.
 struct Server {
@@ -131,7 +139,7 @@ fn one_led_at_a_time(servers: &[&Server], wanted: usize) {
 
 #[test]
 fn a_leader_that_is_stopped_or_killed_is_followed_by_the_other() {
-    let (account, dir) = (Account::create(), tempfile::tempdir().unwrap());
+    let (account, dir) = (account(), tempfile::tempdir().unwrap());
     let mut first = Server::start(&account, dir.path(), "first");
     println!("the first leads after {:?}", first.takes_over(5 * SECOND));
     let mut second = Server::start(&account, dir.path(), "second");
@@ -155,7 +163,7 @@ fn a_leader_that_is_stopped_or_killed_is_followed_by_the_other() {
 
 #[test]
 fn a_leader_that_slept_follows_when_it_wakes() {
-    let (account, dir) = (Account::create(), tempfile::tempdir().unwrap());
+    let (account, dir) = (account(), tempfile::tempdir().unwrap());
     let mut first = Server::start(&account, dir.path(), "sleeper");
     first.takes_over(5 * SECOND);
     let mut second = Server::start(&account, dir.path(), "waker");
@@ -182,7 +190,7 @@ fn a_leader_that_slept_follows_when_it_wakes() {
 /// Falling back to no election would make every replica a leader.
 #[test]
 fn a_server_that_cannot_elect_does_not_start() {
-    let (account, dir) = (Account::create(), tempfile::tempdir().unwrap());
+    let (account, dir) = (account(), tempfile::tempdir().unwrap());
     let mut names = account.environment();
     names.insert("RUNS_FLEET_LOCKS_TABLE".to_owned(), "no-such-table".to_owned());
     let mut command = program();

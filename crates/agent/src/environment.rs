@@ -11,10 +11,11 @@ use std::time::Duration;
 use domain::ids::RunnerKey;
 
 use crate::core::Limits;
+use crate::machine::PowerOff;
 
 mod cloud;
 
-pub use cloud::{Cloud, Endpoints, Keys};
+pub use cloud::{Cloud, Endpoints, Identity, Keys};
 
 /// Where things are and how long they may take.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,14 +34,30 @@ pub struct Environment {
     pub queue_url: Option<String>,
     /// AWS; present when `backend` or `secrets` need it.
     pub cloud: Option<Cloud>,
-    /// The Actions runner; made from `runner_url` when there is none.
+    /// The Actions runner; fetched when there is none.
     pub runner_dir: PathBuf,
-    /// Tarball of the runner: `http(s)://`, `file://`, or a path.
+    /// Where a machine image may have put a runner instead.
+    pub other_runner_dirs: Vec<PathBuf>,
+    /// Tarball of the runner: `http(s)://`, `file://`, or a path. Without one the latest release is looked up.
     pub runner_url: Option<String>,
+    /// Where the latest release is looked up; local machines are not to ask.
+    pub releases_url: Option<String>,
     /// SHA-256 of the tarball, hex.
     pub runner_sha256: Option<String>,
     /// Version of the runner, for reports.
     pub runner_version: Option<String>,
+    /// The account that jobs run as when the agent is root, if it is not a usual one.
+    pub runner_user: Option<String>,
+    /// Whether the job's account is kept from the instance's metadata.
+    pub deny_metadata: bool,
+    /// Where runners register, when the hand-over does not say.
+    pub github_url: String,
+    /// The runner's work directory, when it is not its own choice.
+    pub work_dir: Option<String>,
+    /// How long a job waits for the container engine.
+    pub docker_wait: Duration,
+    /// The last resort when the machine does not end.
+    pub power_off: PowerOff,
     /// Crash state, mode 0700.
     pub state_dir: PathBuf,
     /// Tool cache, named to the runner when it exists.
@@ -59,6 +76,12 @@ pub struct Environment {
     pub report_timeout: Duration,
     /// Unit of every retry pause.
     pub retry_base: Duration,
+    /// How often space and memory are looked at, and the crash state says that the agent lives.
+    pub safety_every: Duration,
+    /// How often EC2 is asked whether it wants the machine back.
+    pub spot_every: Duration,
+    /// Keeping the logs of a run, at most.
+    pub logs_within: Duration,
 }
 
 /// What a machine is, which decides how it reports and how it ends.
@@ -124,8 +147,11 @@ impl Environment {
         let cloud = if needs_cloud { Some(reader.cloud()?) } else { None };
         let standby = reader.standby_deadline(backend);
         let environment = Self {
+            // Its processes are looked for by this name on every kind of machine.
+            machine: reader
+                .text(provider::processes::MARKER)
+                .or_else(|| (backend == Backend::Ec2).then(|| key.clone())),
             key: RunnerKey::new(key),
-            machine: reader.text(provider::processes::MARKER),
             backend,
             secrets,
             cloud,
@@ -136,6 +162,20 @@ impl Environment {
                 Backend::Local => absolute("runner"),
                 Backend::Ec2 => PathBuf::from("/opt/actions-runner"),
             }),
+            other_runner_dirs: match backend {
+                Backend::Local => Vec::new(),
+                Backend::Ec2 => ["/opt/actions-runner", "/home/runner"].map(PathBuf::from).to_vec(),
+            },
+            releases_url: reader.text("RUNS_FLEET_RUNNER_RELEASES_URL").or_else(|| match backend {
+                Backend::Local => None,
+                Backend::Ec2 => Some("https://api.github.com/repos/actions/runner/releases/latest".to_owned()),
+            }),
+            runner_user: reader.text("RUNS_FLEET_RUNNER_USER"),
+            deny_metadata: reader.deny_metadata(),
+            github_url: reader.text("RUNS_FLEET_GITHUB_URL").unwrap_or_else(|| "https://github.com".to_owned()),
+            work_dir: reader.text("RUNS_FLEET_WORK_DIR"),
+            docker_wait: reader.seconds("RUNS_FLEET_WAIT_FOR_DOCKER_SECONDS", 0..=600, 0),
+            power_off: reader.power_off(backend),
             runner_url: reader.text("RUNS_FLEET_RUNNER_URL"),
             runner_sha256: reader.text("RUNS_FLEET_RUNNER_SHA256"),
             runner_version: reader.text("RUNS_FLEET_RUNNER_VERSION"),
@@ -163,9 +203,30 @@ impl Environment {
             },
             report_timeout: reader.seconds("RUNS_FLEET_TELEMETRY_TIMEOUT_SECONDS", 1..=600, 30),
             retry_base: reader.millis("RUNS_FLEET_RETRY_BASE_MS", 1_000),
+            safety_every: reader.seconds("RUNS_FLEET_SAFETY_CHECK_SECONDS", 1..=3_600, 30),
+            spot_every: reader.millis("RUNS_FLEET_SPOT_POLL_MS", 5_000),
+            logs_within: reader.seconds("RUNS_FLEET_LOG_UPLOAD_TIMEOUT_SECONDS", 1..=600, 60),
         };
         Ok((environment, reader.warnings))
     }
+}
+
+/// Base URL of the metadata service; `None` when it must not be asked.
+pub fn metadata_endpoint(get: impl Fn(&str) -> Option<String>) -> Option<String> {
+    Reader { get, warnings: Vec::new() }.metadata()
+}
+
+/// How a machine is switched off that cannot be anything but an instance.
+pub fn power_off(get: impl Fn(&str) -> Option<String>) -> PowerOff {
+    Reader { get, warnings: Vec::new() }.power_off(Backend::Ec2)
+}
+
+/// Whether this is an instance that has to ask its metadata service who it is.
+pub fn needs_identity(get: impl Fn(&str) -> Option<String>) -> bool {
+    let reader = Reader { get, warnings: Vec::new() };
+    let known = reader.text("RUNS_FLEET_INSTANCE_ID").is_some();
+    let placed = reader.text("AWS_REGION").or_else(|| reader.text("AWS_DEFAULT_REGION")).is_some();
+    matches!(reader.backend(), Ok(Backend::Ec2)) && !(known && placed) && reader.metadata().is_some()
 }
 
 struct Reader<F> {
@@ -189,6 +250,32 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ec2 or local" }),
             _ => Err(Fatal::Unsupported { name: NAME, rule: "local" }),
         }
+    }
+
+    /// Anything but the word that allows it denies.
+    fn deny_metadata(&mut self) -> bool {
+        const NAME: &str = "RUNS_FLEET_JOB_IMDS_ACCESS";
+        match self.text(NAME).as_deref() {
+            Some("allow") => false,
+            None | Some("deny") => true,
+            Some(_) => {
+                self.warnings.push(format!("{NAME} is taken for deny: it must be deny or allow"));
+                true
+            }
+        }
+    }
+
+    /// An agent that no service manager started is somebody's experiment, and must not switch a workstation off.
+    fn power_off(&self, backend: Backend) -> PowerOff {
+        let service = self.text("INVOCATION_ID").is_some();
+        let commands = match (self.get)("RUNS_FLEET_SHUTDOWN_COMMAND") {
+            Some(command) => [command.trim().to_owned()].into_iter().filter(|command| !command.is_empty()).collect(),
+            None if service && backend == Backend::Ec2 => {
+                ["systemctl poweroff", "shutdown -h now"].map(str::to_owned).to_vec()
+            }
+            None => Vec::new(),
+        };
+        PowerOff { commands }
     }
 
     fn secrets(&self) -> Result<Secrets, Fatal> {

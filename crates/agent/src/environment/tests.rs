@@ -56,7 +56,7 @@ fn what_makes_the_agent_somebody_else_is_fatal() {
 
 #[cfg(feature = "aws")]
 mod aws {
-    use super::super::{Backend, Secrets};
+    use super::super::{Backend, Identity, Secrets};
     use super::*;
 
     const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2")];
@@ -76,7 +76,8 @@ mod aws {
         let cloud = environment.cloud.unwrap();
         assert_eq!(cloud.region, "ap-northeast-1");
         assert_eq!(cloud.endpoints.ssm, "https://ssm.ap-northeast-1.amazonaws.com");
-        assert!(cloud.keys.session_token.is_empty());
+        let Identity::Keys(keys) = &cloud.identity else { panic!("{cloud:?}") };
+        assert!(keys.session_token.is_empty());
         assert!(!format!("{cloud:?}").contains("hunter2"));
     }
 
@@ -86,10 +87,33 @@ mod aws {
     }
 
     #[test]
-    fn an_instance_without_credentials_does_not_run() {
-        let missing = |name| instance(&[(name, "")]).unwrap_err();
-        assert_eq!(missing("AWS_ACCESS_KEY_ID"), Fatal::Missing("AWS_ACCESS_KEY_ID"));
-        assert_eq!(missing("AWS_SECRET_ACCESS_KEY"), Fatal::Missing("AWS_SECRET_ACCESS_KEY"));
+    fn an_instance_has_keys_or_a_role_or_does_not_run() {
+        let identity = |variables: &[(&str, &str)]| instance(variables).map(|read| read.0.cloud.unwrap().identity);
+        let role = |metadata: &str| Ok(Identity::Role { metadata: metadata.to_owned() });
+        let (none, elsewhere) = (("AWS_ACCESS_KEY_ID", ""), "http://127.0.0.1:1");
+        assert_eq!(identity(&[none]), role("http://169.254.169.254"));
+        assert_eq!(identity(&[none, ("AWS_EC2_METADATA_SERVICE_ENDPOINT", elsewhere)]), role(elsewhere));
+        let off = ("AWS_EC2_METADATA_DISABLED", "true");
+        assert_eq!(identity(&[none, off]), Err(Fatal::Missing("AWS_ACCESS_KEY_ID")));
+        assert!(matches!(identity(&[off]), Ok(Identity::Keys(_))));
+        assert_eq!(identity(&[("AWS_SECRET_ACCESS_KEY", "")]), Err(Fatal::Missing("AWS_SECRET_ACCESS_KEY")));
+    }
+
+    #[test]
+    fn only_a_service_on_an_instance_switches_its_machine_off_by_itself() {
+        let commands = |variables: &[(&str, &str)]| instance(variables).unwrap().0.power_off.commands;
+        let service = ("INVOCATION_ID", "x");
+        assert_eq!(commands(&[service]), ["systemctl poweroff", "shutdown -h now"]);
+        assert_eq!(commands(&[]), [""; 0]);
+        assert_eq!(commands(&[service, ("RUNS_FLEET_BACKEND", "local")]), [""; 0]);
+        assert_eq!(commands(&[service, ("RUNS_FLEET_SHUTDOWN_COMMAND", " ")]), [""; 0], "an override stands alone");
+        assert_eq!(commands(&[("RUNS_FLEET_SHUTDOWN_COMMAND", "/bin/true x")]), ["/bin/true x"]);
+    }
+
+    #[test]
+    fn a_job_is_kept_from_the_metadata_unless_it_is_allowed() {
+        let deny = |value| instance(&[("RUNS_FLEET_JOB_IMDS_ACCESS", value)]).unwrap().0.deny_metadata;
+        assert!(deny("") && deny("deny") && deny("Allow") && !deny("allow"));
     }
 
     #[test]

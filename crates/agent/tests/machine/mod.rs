@@ -63,6 +63,10 @@ impl Machine {
             ("RUNS_FLEET_STANDBY_FAST_POLL_MS", "10".to_owned()),
             ("RUNS_FLEET_RETRY_BASE_MS", "1".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "not-for-jobs".to_owned()),
+            // Tests run as root in containers: their machines have no other account, and must not be switched off.
+            ("RUNS_FLEET_RUNNER_USER", "root".to_owned()),
+            ("RUNS_FLEET_SHUTDOWN_COMMAND", String::new()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("FAKE_DIR", text("seen")),
         ];
         fs::create_dir(root.path().join("machine")).unwrap();

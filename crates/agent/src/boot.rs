@@ -12,16 +12,14 @@ use std::time::Duration;
 
 use domain::clock::{Clock, SystemClock};
 use domain::report::{AgentReport, AgentStatus};
-use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::aws::imds::Imds;
 use crate::back_ends;
-use crate::environment::{Environment, metadata_endpoint};
+use crate::environment::{Environment, last_resort, metadata_endpoint};
 use crate::log::Log;
-use crate::machine::PowerOff;
 use crate::report::{Letter, Sender};
 
 /// How long the machine may take to learn who it is.
@@ -33,9 +31,12 @@ const REASON: usize = 800;
 /// Limit of asking the service manager.
 const ASK: Duration = Duration::from_secs(5);
 
+/// The variable of the pool.
+const POOL: &str = "RUNS_FLEET_POOL";
+
 /// Tags of an instance and the variables they stand for.
 const TAGS: [(&str, &str); 3] = [
-    ("runs-fleet:pool", "RUNS_FLEET_POOL"),
+    ("runs-fleet:pool", POOL),
     ("runs-fleet:termination-queue-url", "RUNS_FLEET_TERMINATION_QUEUE_URL"),
     ("runs-fleet:secrets-backend", "RUNS_FLEET_SECRETS_BACKEND"),
 ];
@@ -72,7 +73,9 @@ pub async fn learn(imds: &Imds, get: impl Fn(&str) -> Option<String>) -> Result<
     }
     // Absent when the instance has no tags, or does not show them: then nothing is known of them.
     if let Some(keys) = ask("meta-data/tags/instance").await? {
-        for (tag, variable) in TAGS.into_iter().filter(|(_, variable)| get(variable).is_none()) {
+        // Set and empty means something only for the pool: this machine was started for one job.
+        let unknown = |variable: &str| if variable == POOL { get(variable).is_none() } else { !known(variable) };
+        for (tag, variable) in TAGS.into_iter().filter(|(_, variable)| unknown(variable)) {
             let value = if keys.lines().any(|key| key == tag) {
                 ask(&format!("meta-data/tags/instance/{tag}")).await?.unwrap_or_default()
             } else {
@@ -134,8 +137,7 @@ pub async fn give_up(reason: &str, log: &Log) -> u8 {
     let overlaid = |name: &str| get(name).or_else(|| value_of(&learnt, name));
     let Ok((environment, _)) = Environment::read(overlaid) else {
         // Nobody can be told and nothing can be asked; what is left is the switch.
-        let ended = power_off(get).run(log).await;
-        return u8::from(!ended);
+        return u8::from(!last_resort(get).run(log).await);
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let Ok(parts) = back_ends::build(&environment, Arc::clone(&clock), log) else { return 1 };
@@ -150,13 +152,8 @@ pub async fn give_up(reason: &str, log: &Log) -> u8 {
 }
 
 /// The value of a variable that was learnt.
-pub fn value_of(learnt: &[(&'static str, String)], name: &str) -> Option<String> {
+fn value_of(learnt: &[(&'static str, String)], name: &str) -> Option<String> {
     learnt.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
-}
-
-/// How the machine is switched off when nothing else is known of it.
-pub fn power_off(get: impl Fn(&str) -> Option<String>) -> PowerOff {
-    crate::environment::power_off(get)
 }
 
 /// The end of a reason, on one printable line: that is where programs say what was wrong.
@@ -170,12 +167,6 @@ async fn stopping() -> bool {
     let asked = Command::new("systemctl").arg("is-system-running").kill_on_drop(true).output();
     let answer = tokio::time::timeout(ASK, asked).await;
     matches!(answer, Ok(Ok(output)) if String::from_utf8_lossy(&output.stdout).trim() == "stopping")
-}
-
-/// Says that the machine does not know itself, and switches it off.
-pub async fn unknown(error: &Failed, get: impl Fn(&str) -> Option<String>, log: &Log) {
-    log.error("identity_unknown", &[("error", Value::from(error.to_string()))]);
-    power_off(get).run(log).await;
 }
 
 #[cfg(test)]

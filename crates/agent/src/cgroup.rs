@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// The group. Made when the first process is about to enter.
+/// The group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cgroup {
     dir: PathBuf,

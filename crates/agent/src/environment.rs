@@ -216,9 +216,11 @@ pub fn metadata_endpoint(get: impl Fn(&str) -> Option<String>) -> Option<String>
     Reader { get, warnings: Vec::new() }.metadata()
 }
 
-/// How a machine is switched off that cannot be anything but an instance.
-pub fn power_off(get: impl Fn(&str) -> Option<String>) -> PowerOff {
-    Reader { get, warnings: Vec::new() }.power_off(Backend::Ec2)
+/// How a machine is switched off about which too little is known to do anything else. Nothing, where it may be somebody's
+/// computer.
+pub fn last_resort(get: impl Fn(&str) -> Option<String>) -> PowerOff {
+    let reader = Reader { get, warnings: Vec::new() };
+    reader.backend().map(|backend| reader.power_off(backend)).unwrap_or_default()
 }
 
 /// Whether this is an instance that has to ask its metadata service who it is.

@@ -134,7 +134,7 @@ async fn identity(log: &Log) -> Result<Vec<(&'static str, String)>, boot::Failed
             Ok(Vec::new())
         }
         Err(error) => {
-            boot::unknown(&error, get, log).await;
+            environment::last_resort(get).run(log).await;
             Err(error)
         }
     }
@@ -160,7 +160,13 @@ async fn run(prefix: Vec<OsString>, log: &Log) -> Result<u8, Failed> {
     // A set but empty variable hides what was learnt only where empty means something.
     let get =
         |name: &str| set(name).filter(|text| !text.trim().is_empty()).or_else(|| value(name)).or_else(|| set(name));
-    let (mut environment, warnings) = Environment::read(get)?;
+    let (mut environment, warnings) = match Environment::read(get) {
+        Ok(read) => read,
+        Err(error) => {
+            environment::last_resort(get).run(log).await;
+            return Err(error.into());
+        }
+    };
     environment.runner_dir = runner::choose(&environment);
     log.context("instance_id", environment.key.as_str());
     for warning in warnings {

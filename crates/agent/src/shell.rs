@@ -236,7 +236,10 @@ impl Shell {
                 self.resume(&completion).await;
                 return 0;
             }
-            Recovery::Done => return 0,
+            Recovery::Done => {
+                self.finish(None, Duration::ZERO).await;
+                return 0;
+            }
             Recovery::Died(reason) => match self.recover(reason).await {
                 Some(input) => Some(input),
                 // Whose job it was cannot be told any more; the end of the machine tells the rest.
@@ -514,11 +517,7 @@ impl Shell {
         }
         self.state.phase = Some(Phase::Running);
         self.save();
-        let launcher = self.launcher.as_mut().map_err(|reason| reason.clone())?;
-        if let Some(Err(error)) = launcher.cgroup.as_ref().map(Cgroup::make) {
-            self.parts.log.warn("cgroup_unavailable", &[("error", Value::from(error.to_string()))]);
-            launcher.cgroup = None;
-        }
+        let launcher = self.launcher.as_ref().map_err(Clone::clone)?;
         let jit_config = self.document.as_ref().map_or("", |document| document.jit_config.expose());
         let now = self.parts.clock.now();
         let spawned_at = UNIX_EPOCH + Duration::from_millis(u64::try_from(now.as_millisecond()).unwrap_or(0));
@@ -567,12 +566,14 @@ impl Shell {
         self.kill().await;
         let claimed = self.state.phase.is_some();
         let (dir, log) = (self.parts.environment.runner_dir.clone(), self.parts.log.clone());
-        if claimed {
+        if claimed && self.state.phase != Some(Phase::Finished) {
             self.decide(report.as_ref());
             if let Some(report) = report.as_mut().filter(|_| self.job.is_some()) {
                 self.look_back(report, logs_within).await;
                 self.decide(Some(report));
             }
+        }
+        if claimed {
             runner::wipe(&dir, &log);
         }
         if self.send_last(report).await && claimed {
@@ -679,10 +680,15 @@ fn launcher(environment: &Environment, prefix: &[OsString], log: &Log) -> Result
     let account = privileged.then(|| Account::find(environment.runner_user.as_deref(), Path::new("/etc")));
     let account =
         account.transpose().inspect_err(|error| log.error("no_account", &[("error", error.as_str().into())]))?;
+    let mut cgroup = cgroup_of(environment);
+    if let Some(Err(error)) = cgroup.as_ref().map(Cgroup::make) {
+        log.warn("cgroup_unavailable", &[("error", Value::from(error.to_string()))]);
+        cgroup = None;
+    }
     Ok(Launcher {
         prefix: prefix.to_vec(),
         account,
-        cgroup: cgroup_of(environment),
+        cgroup,
         machine: environment.machine.clone(),
         passthrough: environment.passthrough.clone(),
     })

@@ -141,8 +141,6 @@ pub struct Job {
     pub process: ProcessId,
     dir: PathBuf,
     spawned_at: SystemTime,
-    machine: Option<String>,
-    cgroup: Option<Cgroup>,
     /// Set when the agent asked it to stop.
     stopping: Arc<AtomicBool>,
 }
@@ -160,8 +158,7 @@ impl Job {
         let child = launcher.command(dir, "run.sh", secret).spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let process = pid.and_then(ProcessId::of).ok_or_else(|| std::io::Error::other("it vanished at once"))?;
-        let (machine, cgroup) = (launcher.machine.clone(), launcher.cgroup.clone());
-        Ok((Self { process, dir: dir.to_owned(), spawned_at, machine, cgroup, stopping: Arc::default() }, child))
+        Ok((Self { process, dir: dir.to_owned(), spawned_at, stopping: Arc::default() }, child))
     }
 
     /// Asks it to stop: SIGTERM to its process group.
@@ -175,12 +172,6 @@ impl Job {
         if rustix::process::kill_process_group(pid, Signal::TERM).is_err() {
             let _ = rustix::process::kill_process(pid, Signal::TERM);
         }
-    }
-
-    /// Ends everything it started: its control group, its session, and what escaped from it with the marker.
-    pub async fn end(&self, log: &Log) {
-        let members = Members { session: Some(self.process), marker: self.machine.clone() };
-        end(self.cgroup.as_ref(), &members, log).await;
     }
 
     /// Whether the runner got a job, as far as its diagnostics and processes tell. Blocking.

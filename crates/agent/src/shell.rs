@@ -435,9 +435,7 @@ impl Shell {
     /// Ends what a dead predecessor left running and finds out whose job it was.
     async fn recover(&mut self, reason: &str) -> Option<Input> {
         self.parts.log.warn("recover", &[("reason", reason.into())]);
-        let machine = self.parts.environment.machine.clone();
-        let cgroup = cgroup_of(&self.parts.environment);
-        job::end(cgroup.as_ref(), &Members { session: self.state.runner, marker: machine }, &self.parts.log).await;
+        self.kill().await;
         let document = self.parts.store.get(&self.parts.environment.key).await.ok().flatten();
         let mut known = match document {
             // The token is in no state file; without it the report may still be believed.
@@ -463,9 +461,7 @@ impl Shell {
     /// Sends the report that a predecessor decided, and ends what it began to end.
     async fn resume(&mut self, completion: &str) {
         self.parts.log.warn("resume", &[]);
-        let machine = self.parts.environment.machine.clone();
-        let cgroup = cgroup_of(&self.parts.environment);
-        job::end(cgroup.as_ref(), &Members { session: self.state.runner, marker: machine }, &self.parts.log).await;
+        self.kill().await;
         let mut report = AgentReport::decode(completion).ok().map(|(report, _)| report);
         let stored = tokio::time::timeout(LAST_LOOK, self.parts.store.get(&self.parts.environment.key)).await;
         if let (Some(report), Ok(Ok(Some(document)))) = (&mut report, stored) {
@@ -535,10 +531,12 @@ impl Shell {
         Ok(())
     }
 
+    /// Ends everything that was started for the job, here or by a predecessor.
     async fn kill(&self) {
-        if let Some(job) = &self.job {
-            job.end(&self.parts.log).await;
-        }
+        let session = self.job.as_ref().map(|job| job.process).or(self.state.runner);
+        let members = Members { session, marker: self.parts.environment.machine.clone() };
+        let cgroup = cgroup_of(&self.parts.environment);
+        job::end(cgroup.as_ref(), &members, &self.parts.log).await;
     }
 
     /// The hand-over knows best where reports go.
@@ -563,11 +561,14 @@ impl Shell {
         self.cancel.cancel();
         self.tasks.shutdown().await;
         self.watches.shutdown().await;
-        self.kill().await;
         let claimed = self.state.phase.is_some();
+        let undecided = claimed && self.state.phase != Some(Phase::Finished);
         let (dir, log) = (self.parts.environment.runner_dir.clone(), self.parts.log.clone());
-        if claimed && self.state.phase != Some(Phase::Finished) {
+        if undecided {
             self.decide(report.as_ref());
+        }
+        self.kill().await;
+        if undecided {
             if let Some(report) = report.as_mut().filter(|_| self.job.is_some()) {
                 self.look_back(report, logs_within).await;
                 self.decide(Some(report));

@@ -5,6 +5,7 @@
     reason = "these tests wait for real processes; what fails here fails the test"
 )]
 
+#[allow(dead_code, reason = "shared with tests that need other parts of it")]
 mod machine;
 #[cfg(feature = "aws")]
 mod on_ec2;

@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Machine {
     pub(crate) root: TempDir,
     env: Mutex<BTreeMap<String, String>>,
+    /// A command that the agent is started through.
+    through: Mutex<Vec<String>>,
 }
 
 /// What is left when the agent has ended.
@@ -72,7 +74,11 @@ impl Machine {
         ];
         fs::create_dir(root.path().join("machine")).unwrap();
         fs::create_dir(root.path().join("seen")).unwrap();
-        Self { env: Mutex::new(env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()), root }
+        Self {
+            env: Mutex::new(env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+            through: Mutex::default(),
+            root,
+        }
     }
 
     /// A machine with a hand-over and a runner directory whose `run.sh` is `script`.
@@ -113,10 +119,18 @@ impl Machine {
         fs::write(dir.join(format!("{KEY}.json")), serde_json::to_vec(document).unwrap()).unwrap();
     }
 
+    /// From now on the agent is started through this command.
+    pub(crate) fn within(&self, command: &[&str]) {
+        *self.through.lock().unwrap() = command.iter().map(|word| (*word).to_owned()).collect();
+    }
+
     /// Starts the agent.
     pub(crate) fn start(&self) -> Child {
         let log = File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_runs-fleet-agent"))
+        let mut words = self.through.lock().unwrap().clone();
+        words.push(env!("CARGO_BIN_EXE_runs-fleet-agent").to_owned());
+        Command::new(&words[0])
+            .args(&words[1..])
             .env_clear()
             .envs(&*self.env.lock().unwrap())
             .current_dir(self.path("machine"))

@@ -97,7 +97,9 @@ pub async fn bootstrap(file: Option<&Path>, log: &Log) -> u8 {
         Ok(()) => 0,
         Err(error) => {
             log.error("bootstrap_failed", &[("error", error.to_string().into())]);
-            give_up(&error.to_string(), log).await
+            give_up(&error.to_string(), log).await;
+            // Whatever became of the machine: there is nothing for the agent to start with.
+            1
         }
     }
 }
@@ -134,13 +136,14 @@ pub async fn give_up(reason: &str, log: &Log) -> u8 {
         Some(Ok(imds)) => learn(&imds, get).await.unwrap_or_default(),
         _ => Vec::new(),
     };
-    let overlaid = |name: &str| get(name).or_else(|| value_of(&learnt, name));
-    let Ok((environment, _)) = Environment::read(overlaid) else {
+    let Ok((environment, _)) = Environment::read(|name| crate::overlaid(&learnt, name)) else {
         // Nobody can be told and nothing can be asked; what is left is the switch.
         return u8::from(!last_resort(get).run(log).await);
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let Ok(parts) = back_ends::build(&environment, Arc::clone(&clock), log) else { return 1 };
+    let Ok(parts) = back_ends::build(&environment, Arc::clone(&clock), log) else {
+        return u8::from(!environment.power_off.run(log).await);
+    };
     let mut report = AgentReport::new(environment.key.clone(), AgentStatus::BootstrapFailed);
     report.error = Some(last_of(reason));
     let sender = Sender { channel: parts.channel, retry_base: environment.retry_base, clock, log: log.clone() };
@@ -149,11 +152,6 @@ pub async fn give_up(reason: &str, log: &Log) -> u8 {
     drop(letters);
     let _ = tokio::time::timeout(environment.report_timeout, sender.run(to_send)).await;
     u8::from(!parts.machine.end(log).await)
-}
-
-/// The value of a variable that was learnt.
-fn value_of(learnt: &[(&'static str, String)], name: &str) -> Option<String> {
-    learnt.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
 }
 
 /// The end of a reason, on one printable line: that is where programs say what was wrong.

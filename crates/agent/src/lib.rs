@@ -145,6 +145,13 @@ async fn identity(_: &Log) -> Result<Vec<(&'static str, String)>, Failed> {
     Ok(Vec::new())
 }
 
+/// The value of a variable: what was set, else what was `learnt`. Set and empty hides nothing.
+fn overlaid(learnt: &[(&'static str, String)], name: &str) -> Option<String> {
+    let set = std::env::var(name).ok();
+    let value = || learnt.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
+    set.clone().filter(|text| !text.trim().is_empty()).or_else(value).or(set)
+}
+
 fn start(prefix: Vec<OsString>, log: &Log) -> Result<u8, Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(run(prefix, log));
@@ -155,11 +162,7 @@ fn start(prefix: Vec<OsString>, log: &Log) -> Result<u8, Failed> {
 async fn run(prefix: Vec<OsString>, log: &Log) -> Result<u8, Failed> {
     let started = tokio::time::Instant::now();
     let learnt = identity(log).await?;
-    let value = |name: &str| learnt.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
-    let set = |name: &str| std::env::var(name).ok();
-    // A set but empty variable hides what was learnt only where empty means something.
-    let get =
-        |name: &str| set(name).filter(|text| !text.trim().is_empty()).or_else(|| value(name)).or_else(|| set(name));
+    let get = |name: &str| overlaid(&learnt, name);
     let (mut environment, warnings) = match Environment::read(get) {
         Ok(read) => read,
         Err(error) => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -138,6 +138,16 @@ impl Machine {
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
+            .unwrap()
+    }
+
+    /// Runs the agent's program in another mode.
+    pub(crate) fn command(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_runs-fleet-agent"))
+            .args(args)
+            .env_clear()
+            .envs(&*self.env.lock().unwrap())
+            .output()
             .unwrap()
     }
 

@@ -12,6 +12,7 @@ use crate::environment::{Backend, Environment, Secrets};
 use crate::log::Log;
 use crate::logs::Bucket;
 use crate::machine::{Machine, Process};
+use crate::pod::{LastWord, Ready};
 use crate::report::{Channel, Spool};
 use crate::watch::Metadata;
 
@@ -29,7 +30,8 @@ pub(crate) struct BackEnds {
 /// Builds them. What is not compiled in was refused when the environment was read.
 pub(crate) fn build(environment: &Environment, clock: Arc<dyn Clock>, log: &Log) -> io::Result<BackEnds> {
     let aws = aws(environment, clock, log)?;
-    let (mut bucket, mut metadata): (Option<Arc<dyn Bucket>>, Option<Arc<dyn Metadata>>) = (None, None);
+    let mut bucket: Option<Arc<dyn Bucket>> = None;
+    let mut metadata: Option<Arc<dyn Metadata>> = None;
     let store: Arc<dyn HandOver> = match (&environment.secrets, &aws) {
         #[cfg(feature = "local")]
         (Secrets::Files(dir), _) => Arc::new(provider::local::FileHandOver::new(dir)),
@@ -37,9 +39,21 @@ pub(crate) fn build(environment: &Environment, clock: Arc<dyn Clock>, log: &Log)
         (Secrets::Parameters { prefix, config }, Some(aws)) => {
             Arc::new(Parameters::new(Arc::clone(aws), prefix.clone(), config.clone()))
         }
+        (Secrets::Mounted(mounted), _) => {
+            let mounted = mounted.clone();
+            Arc::new(Ready(move || mounted.read()))
+        }
+        (Secrets::Given(document), _) => {
+            let document = document.clone();
+            Arc::new(Ready(move || Ok((*document).clone())))
+        }
+        #[cfg(not(all(feature = "aws", feature = "local")))]
         _ => return Err(io::ErrorKind::Unsupported.into()),
+        #[cfg(all(feature = "aws", feature = "local"))]
+        (Secrets::Parameters { .. }, None) => return Err(io::ErrorKind::Unsupported.into()),
     };
     let (channel, machine): (Arc<dyn Channel>, Arc<dyn Machine>) = match (environment.backend, aws) {
+        (Backend::Pod, _) => (Arc::new(LastWord(environment.termination_log.clone())), Arc::new(Process)),
         (Backend::Local, _) => (Arc::new(Spool(environment.report_spool.clone())), Arc::new(Process)),
         #[cfg(feature = "aws")]
         (Backend::Ec2, Some(aws)) => {

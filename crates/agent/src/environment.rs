@@ -8,10 +8,12 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use domain::handover::{Credential, HandOver};
 use domain::ids::RunnerKey;
 
 use crate::core::Limits;
 use crate::machine::PowerOff;
+use crate::pod::Mounted;
 
 mod cloud;
 
@@ -30,6 +32,8 @@ pub struct Environment {
     pub secrets: Secrets,
     /// Directory that a local machine leaves reports in; without one it sends none.
     pub report_spool: Option<PathBuf>,
+    /// Where a pod's termination message is written.
+    pub termination_log: PathBuf,
     /// Queue that an instance sends reports to, unless its hand-over names one.
     pub queue_url: Option<String>,
     /// AWS; present when `backend` or `secrets` need it.
@@ -91,10 +95,12 @@ pub enum Backend {
     Local,
     /// An EC2 instance: reports go to SQS, the end is TerminateInstances.
     Ec2,
+    /// A pod: the report is its termination message, the end is the agent's exit.
+    Pod,
 }
 
 /// Where hand-overs are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Secrets {
     /// In files of this directory.
     Files(PathBuf),
@@ -105,6 +111,10 @@ pub enum Secrets {
         /// The parameter of the document, when it is not where the prefix and the machine's key say.
         config: Option<String>,
     },
+    /// In the files of a ConfigMap and a Secret.
+    Mounted(Mounted),
+    /// In the agent's own variables.
+    Given(Box<HandOver>),
 }
 
 /// How the hand-over is waited for.
@@ -140,34 +150,44 @@ impl Environment {
     /// Reads the variables through `get`. Problems that were tolerated come back as sentences for the log.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<(Self, Vec<String>), Fatal> {
         let mut reader = Reader { get, warnings: Vec::new() };
-        let key = reader.text("RUNS_FLEET_INSTANCE_ID").ok_or(Fatal::Missing("RUNS_FLEET_INSTANCE_ID"))?;
         let backend = reader.backend()?;
-        let secrets = reader.secrets()?;
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let key = reader.text("RUNS_FLEET_INSTANCE_ID").or_else(|| (backend == Backend::Pod).then(host));
+        let key = key.ok_or(Fatal::Missing("RUNS_FLEET_INSTANCE_ID"))?;
+        let secrets = reader.secrets(backend)?;
         let needs_cloud = backend == Backend::Ec2 || matches!(secrets, Secrets::Parameters { .. });
         let cloud = if needs_cloud { Some(reader.cloud()?) } else { None };
-        let standby = reader.standby_deadline(backend);
+        // What a pod reads was there before it.
+        let standby = match backend {
+            Backend::Pod => Duration::ZERO,
+            Backend::Ec2 | Backend::Local => reader.standby_deadline(backend),
+        };
         let environment = Self {
             // Its processes are looked for by this name on every kind of machine.
             machine: reader
                 .text(provider::processes::MARKER)
-                .or_else(|| (backend == Backend::Ec2).then(|| key.clone())),
+                .or_else(|| (backend != Backend::Local).then(|| key.clone())),
             key: RunnerKey::new(key),
             backend,
             secrets,
             cloud,
             report_spool: reader.path("RUNS_FLEET_REPORT_SPOOL"),
+            termination_log: reader
+                .path("RUNS_FLEET_TERMINATION_LOG")
+                .unwrap_or_else(|| PathBuf::from("/dev/termination-log")),
             queue_url: reader.text("RUNS_FLEET_TERMINATION_QUEUE_URL"),
             // The place a machine image keeps a runner in belongs to somebody else on a shared machine.
             runner_dir: reader.path("RUNS_FLEET_RUNNER_DIR").unwrap_or_else(|| match backend {
                 Backend::Local => absolute("runner"),
                 Backend::Ec2 => PathBuf::from("/opt/actions-runner"),
+                Backend::Pod => PathBuf::from("/home/runner"),
             }),
             other_runner_dirs: match backend {
                 Backend::Local => Vec::new(),
-                Backend::Ec2 => ["/opt/actions-runner", "/home/runner"].map(PathBuf::from).to_vec(),
+                Backend::Ec2 | Backend::Pod => ["/opt/actions-runner", "/home/runner"].map(PathBuf::from).to_vec(),
             },
             releases_url: reader.text("RUNS_FLEET_RUNNER_RELEASES_URL").or_else(|| match backend {
-                Backend::Local => None,
+                Backend::Local | Backend::Pod => None,
                 Backend::Ec2 => Some("https://api.github.com/repos/actions/runner/releases/latest".to_owned()),
             }),
             runner_user: reader.text("RUNS_FLEET_RUNNER_USER"),
@@ -242,15 +262,17 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         (self.get)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
     }
 
-    /// A machine on EC2 unless told otherwise. A pod is neither, and must not take itself for an instance.
+    /// A machine on EC2 unless told otherwise, or unless it is a pod, which must not take itself for an instance.
     fn backend(&self) -> Result<Backend, Fatal> {
         const NAME: &str = "RUNS_FLEET_BACKEND";
+        let pod = self.text("KUBERNETES_SERVICE_HOST").is_some();
         match self.text(NAME).as_deref() {
             Some("local") => Ok(Backend::Local),
-            Some("ec2") if cfg!(feature = "aws") => Ok(Backend::Ec2),
-            None if cfg!(feature = "aws") && self.text("KUBERNETES_SERVICE_HOST").is_none() => Ok(Backend::Ec2),
-            _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ec2 or local" }),
-            _ => Err(Fatal::Unsupported { name: NAME, rule: "local" }),
+            Some("k8s") => Ok(Backend::Pod),
+            None if pod => Ok(Backend::Pod),
+            None | Some("ec2") if cfg!(feature = "aws") => Ok(Backend::Ec2),
+            _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ec2, k8s or local" }),
+            _ => Err(Fatal::Unsupported { name: NAME, rule: "k8s or local" }),
         }
     }
 
@@ -280,9 +302,17 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         PowerOff { commands }
     }
 
-    fn secrets(&self) -> Result<Secrets, Fatal> {
+    fn secrets(&self, backend: Backend) -> Result<Secrets, Fatal> {
         const NAME: &str = "RUNS_FLEET_SECRETS_BACKEND";
+        if backend == Backend::Pod {
+            let dir = |name: &str, usual: &str| self.path(name).unwrap_or_else(|| PathBuf::from(usual));
+            return Ok(Secrets::Mounted(Mounted {
+                config: dir("RUNS_FLEET_K8S_CONFIG_DIR", "/etc/runs-fleet/config"),
+                secrets: dir("RUNS_FLEET_K8S_SECRET_DIR", "/etc/runs-fleet/secrets"),
+            }));
+        }
         match self.text(NAME).as_deref() {
+            Some("env") => Ok(Secrets::Given(Box::new(self.given()))),
             Some("file") if cfg!(feature = "local") => {
                 let dir = self.path("RUNS_FLEET_HANDOVER_DIR").ok_or(Fatal::Missing("RUNS_FLEET_HANDOVER_DIR"))?;
                 Ok(Secrets::Files(dir))
@@ -291,8 +321,42 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
                 prefix: self.text("RUNS_FLEET_SECRETS_PATH_PREFIX").unwrap_or_else(|| "/runs-fleet/runners".to_owned()),
                 config: self.text("RUNS_FLEET_SSM_PARAMETER"),
             }),
-            _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ssm or file" }),
-            _ => Err(Fatal::Unsupported { name: NAME, rule: "file" }),
+            _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ssm, file or env" }),
+            _ => Err(Fatal::Unsupported { name: NAME, rule: "file or env" }),
+        }
+    }
+
+    /// The hand-over that variables are. What is missing in it is told like what is missing in any other.
+    fn given(&self) -> HandOver {
+        let text = |name: &str| self.text(name).unwrap_or_default();
+        let secret = |name: &str| Credential::new(text(name));
+        HandOver {
+            org: text("RUNS_FLEET_ORG"),
+            repo: text("RUNS_FLEET_REPO"),
+            run_id: text("RUNS_FLEET_RUN_ID"),
+            job_id: text("RUNS_FLEET_JOB_ID"),
+            labels: self.list("RUNS_FLEET_LABELS"),
+            runner_group: text("RUNS_FLEET_RUNNER_GROUP"),
+            runner_name: text("RUNS_FLEET_RUNNER_NAME"),
+            jit_config: secret("RUNS_FLEET_JIT_CONFIG"),
+            jit_token: secret("RUNS_FLEET_JIT_TOKEN"),
+            cache_token: secret("RUNS_FLEET_CACHE_TOKEN"),
+            cache_url: text("RUNS_FLEET_CACHE_URL"),
+            telemetry_token: secret("RUNS_FLEET_TELEMETRY_TOKEN"),
+            termination_queue_url: text("RUNS_FLEET_TERMINATION_QUEUE_URL"),
+            is_org: matches!(text("RUNS_FLEET_IS_ORG").as_str(), "true" | "1"),
+            buildkit_cache_bucket: text("RUNS_FLEET_BUILDKIT_CACHE_BUCKET"),
+            buildkit_cache_region: text("RUNS_FLEET_BUILDKIT_CACHE_REGION"),
+            buildkit_cache_prefix: text("RUNS_FLEET_BUILDKIT_CACHE_PREFIX"),
+            runner_logs_bucket: text("RUNS_FLEET_RUNNER_LOGS_BUCKET"),
+            runner_logs_prefix: text("RUNS_FLEET_RUNNER_LOGS_PREFIX"),
+            // The rest has variables of its own that count for every hand-over, or belongs to a store.
+            created_at: None,
+            instance_id: String::new(),
+            dispatch_id: String::new(),
+            server_url: String::new(),
+            max_runtime_minutes: None,
+            idle_exit_seconds: None,
         }
     }
 

@@ -12,6 +12,7 @@
 //! * [`watch`] — reclaims, space, memory. [`logs`] — keeping diagnostics. [`tools`] — what the image lacked.
 //! * [`machine`] — its end. `aws` — EC2 instances: hand-over from SSM, reports to SQS, TerminateInstances. `boot` — how
 //!   an instance learns who it is.
+//! * [`pod`] — the same in Kubernetes.
 //! * [`state`] — what survives a crash of the agent. [`report`] — telling the orchestrator. [`log`] — telling people.
 //! * [`shell`] — puts them together; [`main`] is the program around it.
 //!
@@ -35,6 +36,7 @@ pub mod log;
 pub mod logs;
 pub mod machine;
 pub mod output;
+pub mod pod;
 pub mod report;
 pub mod runner;
 pub mod shell;

@@ -33,6 +33,7 @@ use crate::job::{self, Job, Launcher};
 use crate::log::Log;
 use crate::logs::{Bucket, Upload};
 use crate::machine::Machine;
+use crate::pod;
 use crate::report::{Channel, Letter, Sender};
 use crate::runner::{self, Ready};
 use crate::standby::{self, Outcome, Until};
@@ -117,6 +118,8 @@ struct Shell {
     unpacked: bool,
     /// Somebody else wants the machine.
     spare_machine: bool,
+    /// What a pod's exit says.
+    exit_code: Option<u8>,
     /// Whether the machine's end is arranged, once it was asked for.
     ended: Option<bool>,
 }
@@ -148,7 +151,7 @@ pub async fn run(parts: Parts) -> std::io::Result<u8> {
         }
     };
     let arranged = shell.spare_machine || shell.end_machine().await;
-    let code = if arranged { code } else { 1 };
+    let code = shell.exit_code.unwrap_or(if arranged { code } else { 1 });
     shell.parts.log.info("agent_exit", &[("code", code.into())]);
     Ok(code)
 }
@@ -166,7 +169,8 @@ impl Shell {
         };
         let mut sending = JoinSet::new();
         sending.spawn(sender.run(to_send));
-        let file = StateFile::open(&environment.state_dir);
+        // A pod has one life.
+        let file = (environment.backend != Backend::Pod).then(|| StateFile::open(&environment.state_dir)).transpose();
         let file = file.inspect_err(|error| {
             parts.log.warn("state_unavailable", &[("error", Value::from(error.to_string()))]);
         });
@@ -190,12 +194,13 @@ impl Shell {
             int: signal(SignalKind::interrupt())?,
             reports,
             sending,
-            file: file.ok(),
+            file: file.ok().flatten(),
             state: State::default(),
             document: None,
             job: None,
             unpacked: false,
             spare_machine: false,
+            exit_code: None,
             ended: None,
             parts,
         })
@@ -280,6 +285,11 @@ impl Shell {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             self.log_input(&input);
+            if self.parts.environment.backend == Backend::Pod
+                && matches!(input, Input::Seen(Evidence::Listening | Evidence::JobReceived))
+            {
+                let _ = std::fs::write(pod::LISTENING, "");
+            }
             let moment = Moment { elapsed: self.parts.started.elapsed(), wall: self.parts.clock.now() };
             let actions = self.core.handle(moment, input);
             self.parts.log.context("phase", self.core.phase().as_str());
@@ -355,7 +365,7 @@ impl Shell {
             })),
         }
         if let Ok(launcher) = &self.launcher
-            && environment.backend != Backend::Local
+            && environment.backend == Backend::Ec2
         {
             let (dir, claimed) = (environment.runner_dir.clone(), self.claimed.clone());
             self.watches.spawn(runner::warm::up(dir, launcher.clone(), claimed));
@@ -467,7 +477,7 @@ impl Shell {
         if let (Some(report), Ok(Ok(Some(document)))) = (&mut report, stored) {
             hide_secrets(&document, &self.parts.log);
             // The proof is in no state file; without it the report may still be believed.
-            report.token = Some(document.telemetry_token.clone()).filter(|token| !token.is_empty());
+            report.token = Some(document.telemetry_token).filter(|token| !token.is_empty());
         }
         self.finish(report, Duration::ZERO).await;
     }
@@ -568,14 +578,15 @@ impl Shell {
             self.decide(report.as_ref());
         }
         self.kill().await;
-        if undecided {
-            if let Some(report) = report.as_mut().filter(|_| self.job.is_some()) {
-                self.look_back(report, logs_within).await;
-                self.decide(Some(report));
-            }
+        if let Some(report) = report.as_mut().filter(|_| undecided && self.job.is_some()) {
+            self.look_back(report, logs_within).await;
+            self.decide(Some(report));
         }
         if claimed {
             runner::wipe(&dir, &log);
+        }
+        if self.parts.environment.backend == Backend::Pod {
+            self.exit_code = Some(pod::exit_code(report.as_ref()));
         }
         if self.send_last(report).await && claimed {
             self.reach(Phase::Finished);
@@ -583,7 +594,8 @@ impl Shell {
         if !self.spare_machine {
             self.end_machine().await;
         }
-        if claimed {
+        // A pod's disk goes with it.
+        if claimed && self.parts.environment.backend != Backend::Pod {
             let whole = self.unpacked;
             let cleaning = tokio::task::spawn_blocking(move || runner::clean(&dir, whole, &log));
             let _ = tokio::time::timeout(CLEAN_WITHIN, cleaning).await;

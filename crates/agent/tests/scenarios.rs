@@ -18,6 +18,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use cloud::Instance;
 use cloud::metadata::{ROLE_SECRET, ROLE_TOKEN};
@@ -38,6 +39,9 @@ const SECRETS: [&str; 5] = [JIT, TOKEN, REGISTRATION, ROLE_SECRET, ROLE_TOKEN];
 /// A unit that fails this often is not started again, and its machine is powered off.
 const STARTS: usize = 3;
 
+/// So many instances live at a time.
+const AT_ONCE: usize = 8;
+
 /// How a machine ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Ends {
@@ -51,14 +55,18 @@ enum Ends {
     Spared,
 }
 
+type Given = Box<dyn Fn(&Instance) + Send + Sync>;
+type Act = Box<dyn Fn(&Instance, &mut Child) + Send + Sync>;
+type Check = Box<dyn Fn(&Instance, &[AgentReport], &str) + Send + Sync>;
+
 /// One scenario.
 struct Row {
     name: &'static str,
     script: String,
     env: Vec<(&'static str, String)>,
-    given: Box<dyn Fn(&Instance) + Send + Sync>,
-    act: Box<dyn Fn(&Instance, &mut Child) + Send + Sync>,
-    check: Box<dyn Fn(&Instance, &[AgentReport], &str) + Send + Sync>,
+    given: Given,
+    act: Act,
+    check: Check,
     told: Vec<&'static str>,
     runner_code: Option<i64>,
     error: Option<&'static str>,
@@ -231,7 +239,6 @@ fn assert_nothing_is_left(instance: &Instance, log: &str, name: &str) {
 
 /// Lives through all rows, a few at a time; all that fail are told.
 fn live_through(rows: &[Row]) {
-    const AT_ONCE: usize = 8;
     emulator::shared();
     // The name of one scenario runs it alone.
     let only = std::env::var("SCENARIO").ok();
@@ -271,4 +278,46 @@ fn whatever_aws_answers() {
 #[test]
 fn whenever_the_agent_dies() {
     live_through(&table::deaths::rows());
+}
+
+/// Not only at the phases that have a row: killed after any time, the agent's successor ends what was begun, once.
+#[test]
+fn whenever_exactly_the_agent_dies() {
+    const MOMENTS: u64 = 40;
+    const APART: Duration = Duration::from_millis(40);
+    emulator::shared();
+    let script = format!("mkdir -p _diag; echo w > _diag/Worker_1.log; sleep 0.2; {SERVE}; sleep 0.2");
+    let (next, failed) = (Mutex::new(0..MOMENTS), Mutex::new(Vec::new()));
+    let one = |moment: u32| {
+        let instance = Instance::start(emulator::shared(), &script);
+        instance.make_bucket(&instance.id);
+        let mut document = instance.document();
+        document.runner_logs_bucket.clone_from(&instance.id);
+        instance.hand_over(&document);
+        unit(&instance, |agent| {
+            std::thread::sleep(APART * moment);
+            Instance::kill(agent);
+        });
+        let log = fs::read_to_string(instance.machine.path("agent.log")).unwrap();
+        let reports = instance.reports();
+        let ended = reports.iter().filter(|report| report.status != AgentStatus::Started).count();
+        assert_eq!((ended, instance.state().as_str()), (1, "terminated"), "{moment}: {reports:?}\n{log}");
+        assert!(reports.len() <= 2, "{moment}: {reports:?}");
+        assert_nothing_is_left(&instance, &log, "killed");
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let Some(moment) = next.lock().unwrap().next() else { return };
+                    let moment = u32::try_from(moment).unwrap();
+                    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one(moment))).is_err() {
+                        failed.lock().unwrap().push(moment);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "killed after so many times {APART:?}: {failed:?}");
 }

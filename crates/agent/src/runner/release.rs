@@ -78,7 +78,7 @@ mod tests {
         let marker = format!("<!-- BEGIN SHA linux-x64 -->{a}<!-- BEGIN SHA linux-arm64 -->{b}<!-- END -->");
         let digest = format!("sha256:{a}");
         assert_eq!(found(&release("v2.330.0", Some(&digest), "")), Ok(a.clone()));
-        assert_eq!(found(&release("2.330.0", Some(&digest), &marker)), Ok(a.clone()), "without the letter");
+        assert_eq!(found(&release("2.330.0", Some(&digest), &marker)), Ok(a), "without the letter");
         assert_eq!(found(&release("v2.330.0", None, &marker)), Ok(b));
         assert_eq!(found(&release("v2.330.0", None, "")), Err("checksum unavailable".to_owned()));
         assert_eq!(found(&release("v2.330.0", Some("md5:00"), "")), Err("checksum unavailable".to_owned()));

@@ -44,7 +44,7 @@ pub(crate) fn rows() -> Vec<Row> {
         under("SSM throttles", move |instance| instance.weather.next("ssm", &[throttled; 2])),
         under("SSM denies at first", move |instance| instance.weather.next("ssm", &[denied; 3])),
         under("SSM breaks off", |instance| {
-            instance.weather.next("ssm", &[Drop, Lose, Refuse(500, "InternalServerError")])
+            instance.weather.next("ssm", &[Drop, Lose, Refuse(500, "InternalServerError")]);
         }),
         unused(under("SSM denies to the end", move |instance| instance.weather.always("ssm", denied)))
             .given(|instance| {

@@ -15,6 +15,15 @@ fn deaf() -> String {
     format!("trap '' TERM; {HANG}")
 }
 
+/// A runner that serves once it is let go.
+fn held() -> String {
+    format!("while [ ! -e $FAKE_DIR/go ]; do sleep 0.02; done; {SERVE}")
+}
+
+fn let_go(instance: &Instance) {
+    std::fs::write(instance.machine.path("seen/go"), "").unwrap();
+}
+
 fn up(instance: &Instance) {
     instance.machine.seen("up");
 }
@@ -121,11 +130,12 @@ pub(crate) fn rows() -> Vec<Row> {
                 instance.logged("runner_exit");
                 signal(agent, Signal::TERM);
             }),
-        row("a reclaim, and the job is quicker", &format!("sleep 0.3; {SERVE}"))
+        row("a reclaim, and the job is quicker", &held())
             .act(|instance, _| {
                 instance.logged("runner_spawned");
                 instance.metadata.reclaim_in(119);
                 instance.logged("spot_notice");
+                let_go(instance);
             })
             .check(|_, reports, _| assert!(reports[1].spot_notice_at.is_some())),
         row("a reclaim", OBEDIENT)
@@ -163,20 +173,25 @@ pub(crate) fn rows() -> Vec<Row> {
                 instance.metadata.reclaim_in(100);
             },
         ),
-        row("a reclaim in no known words", &format!("sleep 0.3; {SERVE}"))
+        row("a reclaim in no known words", &held())
             .act(|instance, _| {
                 instance.logged("runner_spawned");
                 instance.metadata.say("meta-data/spot/instance-action", "soon");
                 instance.logged("spot_notice");
+                let_go(instance);
             })
             .check(|_, reports, log| {
                 assert!(reports[1].spot_notice_at.is_some());
                 assert_eq!(log.matches("\"spot_notice\"").count(), 1, "said once");
             }),
-        row("a recommendation to rebalance", &format!("sleep 0.3; {SERVE}"))
+        row("a recommendation to rebalance", &held())
             .given(|instance| {
                 instance.metadata.say("meta-data/events/recommendations/rebalance", "{\"noticeTime\":\"x\"}");
                 instance.hand_over(&instance.document());
+            })
+            .act(|instance, _| {
+                instance.logged("rebalance_notice");
+                let_go(instance);
             })
             .check(|_, reports, log| {
                 assert_eq!(reports[1].spot_notice_at, None);

@@ -4,8 +4,9 @@
 #![cfg(feature = "aws")]
 #![allow(
     clippy::disallowed_methods,
+    clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "these tests wait for real processes; what fails here fails the test"
+    reason = "these tests wait for real processes and say what they skip; what fails here fails the test"
 )]
 
 #[allow(dead_code, reason = "shared with tests that need other parts of it")]
@@ -20,6 +21,9 @@ use std::process::{Command, Output};
 use cloud::Instance;
 use machine::program;
 use tempfile::TempDir;
+
+/// What goes wrong with an image.
+type Damage = fn(&Path);
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/runner").canonicalize().unwrap()
@@ -71,7 +75,7 @@ fn check(scratch: &TempDir) -> Output {
 fn an_image_that_could_not_run_a_job_is_refused() {
     let fit = check(&installed());
     assert!(fit.status.success(), "{}", said(&fit));
-    let rows: [(&str, fn(&Path)); 6] = [
+    let rows: [(&str, Damage); 6] = [
         ("another architecture", |root| {
             let agent = root.join("opt/runs-fleet/runs-fleet-agent");
             let mut bytes = fs::read(&agent).unwrap();

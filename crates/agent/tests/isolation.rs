@@ -3,8 +3,9 @@
 #![cfg(feature = "aws")]
 #![allow(
     clippy::disallowed_methods,
+    clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "these tests wait for real processes; what fails here fails the test"
+    reason = "these tests wait for real processes and say what they skip; what fails here fails the test"
 )]
 
 #[allow(dead_code, reason = "shared with tests that need other parts of it")]

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use cloud::Instance;
-use machine::program;
+use machine::{has, program};
 use tempfile::TempDir;
 
 /// What goes wrong with an image.
@@ -31,20 +31,6 @@ fn deploy() -> PathBuf {
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-/// Whether there is a program of this name; installs its package otherwise, where that is possible.
-fn has(name: &str) -> bool {
-    let found = || Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success();
-    if !found() && rustix::process::geteuid().is_root() {
-        let _ = Command::new("apt-get").args(["update", "-qq"]).status();
-        let _ = Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends", name]).status();
-    }
-    let found = found();
-    if !found {
-        eprintln!("SKIPPED: there is no {name}");
-    }
-    found
 }
 
 /// A root with the agent as `install.sh` leaves it, and a runner.

@@ -38,17 +38,10 @@ fn quietly(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
 }
 
-/// Runs this test as root; whether the caller is not it and has to return.
+/// Runs this test as root; whether the caller has to return, for it is not root or there is no program it needs.
 fn as_root(test: &str) -> bool {
     if rustix::process::geteuid().is_root() {
-        for (program, package) in [("iptables", "iptables"), ("ip", "iproute2"), ("nsenter", "util-linux")] {
-            if !quietly(program, &["--version"]) && !quietly(program, &["-V"]) {
-                let _ = Command::new("apt-get").args(["update", "-qq"]).status();
-                let _ =
-                    Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends", package]).status();
-            }
-        }
-        return false;
+        return !["iptables", "ip", "nsenter"].into_iter().all(machine::has);
     }
     if quietly("sudo", &["-n", "true"]) {
         let program = std::env::current_exe().unwrap();
@@ -113,9 +106,9 @@ fn instance(network: &Network, script: &str) -> Instance {
     instance.metadata = Metadata::serve(&instance.id, network.metadata.try_clone().unwrap());
     instance.weather = Weather::serve(emulator::shared().endpoint(), network.aws.try_clone().unwrap());
     let state = instance.machine.path("state");
-    let instance = instance.set("RUNS_FLEET_RUNNER_USER", ACCOUNT).set("RUNS_FLEET_STATE_DIR", state.to_str().unwrap());
     let address = instance.weather.address();
     let instance = instance
+        .set("RUNS_FLEET_RUNNER_USER", ACCOUNT)
         .set("AWS_ENDPOINT_URL", &address)
         // The real address.
         .set("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")
@@ -138,6 +131,7 @@ fn a_job_reaches_neither_its_agent_nor_the_role() {
         return;
     }
     let Some(network) = Network::make("denied") else { return };
+    let quoted = format!("'PATH=/usr/bin:/bin; {}'", ASK.replace('\'', "'\\''"));
     let script = format!(
         "exec > $FAKE_DIR/probe 2>&1
          id; echo umask $(umask) home $HOME user $USER oom $(cat /proc/self/oom_score_adj)
@@ -151,8 +145,7 @@ fn a_job_reaches_neither_its_agent_nor_the_role() {
          env > $FAKE_DIR/env; for p in $$ $PPID; do tr '\\0' ' ' < /proc/$p/cmdline; done > $FAKE_DIR/argv
          setsid env -i sh -c 'echo $$ > '$FAKE_DIR'/up; exec sleep 1000' < /dev/null > /dev/null 2>&1 &
          while [ ! -s $FAKE_DIR/up ]; do sleep 0.01; done
-         ls -l .env; echo $ACTIONS_RUNNER_INPUT_JITCONFIG > .credentials",
-        quoted = format!("'PATH=/usr/bin:/bin; {}'", ASK.replace('\'', "'\\''")),
+         ls -l .env; echo $ACTIONS_RUNNER_INPUT_JITCONFIG > .credentials"
     );
     let instance = instance(&network, &script);
     let after = instance.machine.run();

@@ -21,6 +21,33 @@ pub(crate) const TOKEN: &str = "0badc0de0badc0de0badc0de";
 /// Bounds every wait; far longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Programs that are not in the package of their own name.
+const PACKAGES: [(&str, &str); 3] = [("ip", "iproute2"), ("nsenter", "util-linux"), ("systemd-analyze", "systemd")];
+
+/// Whether there is a program of this name. Where this is root on a Debian, one that is missing is installed first.
+#[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]
+pub(crate) fn has(program: &str) -> bool {
+    /// One installation at a time, and one list of packages for all of them.
+    static LISTED: Mutex<bool> = Mutex::new(false);
+    let run = |command: &str, args: &[&str]| {
+        let command = Command::new(command).args(args).env("DEBIAN_FRONTEND", "noninteractive").output();
+        command.is_ok_and(|output| output.status.success())
+    };
+    let found = || run("sh", &["-c", "command -v \"$0\"", program]);
+    let mut listed = LISTED.lock().unwrap();
+    if !found() && rustix::process::geteuid().is_root() {
+        *listed = *listed || run("apt-get", &["update", "-qq"]);
+        let package = PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package);
+        let locked = "DPkg::Lock::Timeout=60";
+        run("apt-get", &["install", "-y", "-qq", "--no-install-recommends", "-o", locked, package]);
+    }
+    let found = found();
+    if !found {
+        eprintln!("SKIPPED: there is no {program}");
+    }
+    found
+}
+
 pub(crate) struct Machine {
     pub(crate) root: TempDir,
     env: Mutex<BTreeMap<String, String>>,

@@ -165,7 +165,7 @@ impl World {
 
     pub fn leadership(&self) -> Leadership {
         let coordinator = Coordinator::alone(self.clock.clone(), Metrics::new());
-        let leadership = coordinator.leadership().borrow().clone();
+        let leadership = coordinator.leadership().latest();
         leadership.expect("alone")
     }
 

@@ -196,7 +196,7 @@ impl World {
         if self.scenario.pools
             && let Err(error) = self.operator.open().await
         {
-            self.invariants.accuse_pool(self.outside.clock.now(), error.to_string());
+            self.outside.scene.happened(&Happening::PoolMissed { what: &error.to_string() });
         }
         let stop = CancellationToken::new();
         let doors: Doors = Arc::new(Mutex::new(vec![None; options.replicas]));
@@ -295,13 +295,13 @@ impl World {
             let limit = Instant::now() + CONVERGED;
             while let Some(unmet) = self.operator.unmet() {
                 if Instant::now() > limit {
-                    self.invariants.accuse_pool(self.outside.clock.now(), unmet);
+                    self.outside.scene.happened(&Happening::PoolMissed { what: &unmet });
                     return;
                 }
                 tokio::time::sleep(LOOK).await;
             }
             if let Err(error) = self.operator.close().await {
-                self.invariants.accuse_pool(self.outside.clock.now(), error.to_string());
+                self.outside.scene.happened(&Happening::PoolMissed { what: &error.to_string() });
             }
             self.quiet(false).await;
         }

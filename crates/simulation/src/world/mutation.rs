@@ -104,7 +104,7 @@ mutations! {
     /// A task's lock is taken whoever holds it.
     LockHeldTasks, "lock-held-tasks", ALL;
     /// The leader lease is taken whoever holds it.
-    TakeHeldLease, "take-held-lease", NONE;
+    TakeHeldLease, "take-held-lease", NETWORK;
     /// Machines are not stopped.
     StopNothing, "stop-nothing", NONE;
     /// Another machine is stopped as well: whichever was started last.

@@ -28,6 +28,7 @@ pub(crate) struct BackEnds {
 }
 
 /// Builds them. What is not compiled in was refused when the environment was read.
+#[cfg_attr(not(feature = "aws"), allow(unused_mut, reason = "only a cloud has them"))]
 pub(crate) fn build(environment: &Environment, clock: Arc<dyn Clock>, log: &Log) -> io::Result<BackEnds> {
     let aws = aws(environment, clock, log)?;
     let mut bucket: Option<Arc<dyn Bucket>> = None;

@@ -85,6 +85,12 @@ pub(crate) struct Simulate {
     /// A day of forty organisations instead of a bad hour of two.
     #[arg(long)]
     pub(crate) day: bool,
+    /// A week of one organisation with warm pools; `--jobs` does not matter.
+    #[arg(long, conflicts_with = "day")]
+    pub(crate) week: bool,
+    /// Three days of bursts, with machines that are all cold, always hot, or kept by the tuner.
+    #[arg(long, value_name = "WARMTH", conflicts_with_all = ["day", "week"])]
+    pub(crate) bursts: Option<simulation::world::week::Warmth>,
     /// Write a picture of waits and fleet (SVG).
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,
@@ -103,6 +109,17 @@ impl Simulate {
         self.seeds.clone().unwrap_or(self.seed..=self.seed)
     }
 
+    /// What people do.
+    pub(crate) fn work(&self) -> simulation::world::scenario::Work {
+        use simulation::world::scenario::Work;
+        match self.bursts {
+            Some(warmth) => Work::Bursts(warmth),
+            None if self.week => Work::Week,
+            None if self.day => Work::Day,
+            None => Work::Hour,
+        }
+    }
+
     /// How much of what happened is kept to explain a broken invariant.
     pub(crate) const fn lines(&self) -> usize {
         if self.day { 0 } else { 20_000 }
@@ -117,6 +134,13 @@ impl Simulate {
         );
         if self.day {
             text.push_str(" --day");
+        }
+        if self.week {
+            text.push_str(" --week");
+        }
+        if let Some(warmth) = self.bursts {
+            text.push_str(" --bursts ");
+            text.push_str(warmth.as_str());
         }
         if let Some(mutation) = self.mutation {
             text.push_str(" --mutation ");

@@ -87,7 +87,7 @@ async fn belief_ends_without_the_election_s_help() {
     first.gate.thaw();
     sleep(5 * SECOND).await;
     assert!(!first.leads() && second.leads(), "whoever slept for minutes follows");
-    assert_eq!(*world.journal.broken.lock().unwrap(), [String::new(); 0]);
+    assert_eq!(*world.journal.broken.lock().unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +131,7 @@ async fn a_term_whose_beginning_was_not_answered_is_taken_again() {
     assert!(!first.leads(), "nor is what takes longer than one waits");
     *first.link.weather.lock().unwrap() = Weather::Fair;
     until(35, || first.leads()).await;
-    assert_eq!(*world.journal.broken.lock().unwrap(), [String::new(); 0]);
+    assert_eq!(*world.journal.broken.lock().unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,6 +29,7 @@ use crate::claim;
 use crate::core::{Action, Agent, Evidence, Input, Moment, Signal};
 use crate::environment::{Backend, Environment, Secrets};
 use crate::firewall;
+use crate::intercept::{Interception, Status};
 use crate::job::{self, Job, Launcher};
 use crate::log::Log;
 use crate::logs::{Bucket, Upload};
@@ -110,6 +111,8 @@ struct Shell {
     beat: Interval,
     /// The tools before the job.
     tools: Option<BTreeSet<String>>,
+    /// What leads the job to our cache, if that is what was meant and if it could be done.
+    interception: Option<Result<Interception, ()>>,
     /// A job ran here in another life of the machine.
     tainted: bool,
     /// The last warning about the time that is left.
@@ -127,9 +130,15 @@ struct Shell {
 /// What a task of the shell ends with.
 enum Done {
     Standby(Outcome),
-    Prepared(Result<(Ready, Option<BTreeSet<String>>), String>),
+    Prepared(Result<Box<Prepared>, String>),
     /// It has told everything itself.
     Watched,
+}
+
+struct Prepared {
+    ready: Ready,
+    tools: Option<BTreeSet<String>>,
+    interception: Option<Result<Interception, ()>>,
 }
 
 /// Runs the agent to its end and answers its exit code. Unless somebody else wants it, the machine is ended by then,
@@ -184,6 +193,7 @@ impl Shell {
             watches: JoinSet::new(),
             beat,
             tools: None,
+            interception: None,
             tainted: false,
             warned_at: None,
             inputs,
@@ -329,9 +339,11 @@ impl Shell {
         match ended {
             Ok(Done::Watched) => None,
             Ok(Done::Standby(outcome)) => Some(self.stood_by(outcome)),
-            Ok(Done::Prepared(Ok((ready, tools)))) => {
+            Ok(Done::Prepared(Ok(prepared))) => {
+                let Prepared { ready, tools, interception } = *prepared;
                 self.unpacked = ready.unpacked;
                 self.tools = tools;
+                self.interception = interception;
                 Some(Input::Prepared { version: ready.version, runner: ready.runner, register: ready.register })
             }
             Ok(Done::Prepared(Err(error))) => Some(Input::PrepareFailed(error)),
@@ -498,6 +510,7 @@ impl Shell {
         let Some(document) = self.document.clone() else { return };
         let (environment, cancel, log) = (self.parts.environment.clone(), self.cancel.clone(), self.parts.log.clone());
         let (launcher, guarded) = (self.launcher.clone(), self.guarded.clone());
+        let (prefix, now, rng) = (self.parts.prefix.clone(), self.parts.clock.now(), Arc::clone(&self.parts.rng));
         self.tasks.spawn(async move {
             let launcher = match launcher {
                 Ok(launcher) => launcher,
@@ -505,14 +518,22 @@ impl Shell {
             };
             let root = environment.tool_cache.clone();
             let tools = tokio::task::spawn_blocking(move || tools::snapshot(&root));
-            let (ready, tools, _, ()) = tokio::join!(
+            let (ready, tools, _, (), interception) = tokio::join!(
                 runner::prepare(&environment, &document, &launcher, cancel, &log),
                 tools,
                 tokio::time::timeout(GUARD_WITHIN, guarded.cancelled()),
                 docker(environment.docker_wait, &log),
+                Interception::begin(&environment, &document, &prefix, now, rng, &log),
             );
-            let prepared = ready.map(|ready| (ready, tools.ok().flatten()));
-            Done::Prepared(prepared.map_err(|error| error.to_string()))
+            let ready = match ready {
+                Ok(ready) => ready,
+                Err(error) => return Done::Prepared(Err(error.to_string())),
+            };
+            let interception = match interception {
+                Some(begun) => Some(led(begun, &environment.runner_dir, &launcher, &log).await),
+                None => None,
+            };
+            Done::Prepared(Ok(Box::new(Prepared { ready, tools: tools.ok().flatten(), interception })))
         });
     }
 
@@ -591,6 +612,9 @@ impl Shell {
         if self.send_last(report).await && claimed {
             self.reach(Phase::Finished);
         }
+        if let Some(Ok(interception)) = self.interception.take() {
+            interception.end(&log).await;
+        }
         if !self.spare_machine {
             self.end_machine().await;
         }
@@ -615,7 +639,12 @@ impl Shell {
     /// Adds what a run left to its report, and keeps its logs.
     async fn look_back(&self, report: &mut AgentReport, logs_within: Duration) {
         let (environment, log) = (&self.parts.environment, &self.parts.log);
-        report.cache_interception = Some("disabled".to_owned());
+        let interception = match &self.interception {
+            None => Status::Disabled,
+            Some(Ok(interception)) => interception.status(),
+            Some(Err(())) => Status::Failed,
+        };
+        report.cache_interception = Some(interception.as_str().to_owned());
         report.build_cache_interception = Some("disabled".to_owned());
         let root = environment.tool_cache.clone();
         let after = tokio::task::spawn_blocking(move || tools::snapshot(&root)).await.ok().flatten();
@@ -711,6 +740,30 @@ fn launcher(environment: &Environment, prefix: &[OsString], log: &Log) -> Result
 fn cgroup_of(environment: &Environment) -> Option<Cgroup> {
     let name = format!("job-{}", environment.key);
     (environment.backend == Backend::Ec2).then(|| Cgroup::below_ours(Path::new("/proc"), &name)).flatten()
+}
+
+/// Leads the job to a listener, or says why not.
+async fn led(
+    begun: Result<Interception, String>,
+    dir: &Path,
+    launcher: &Launcher,
+    log: &Log,
+) -> Result<Interception, ()> {
+    let reason = match begun {
+        Ok(interception) => match runner::lead(&interception, dir, launcher).await {
+            Ok(()) => {
+                log.info("cache_engaged", &[]);
+                return Ok(interception);
+            }
+            Err(reason) => {
+                interception.end(log).await;
+                reason
+            }
+        },
+        Err(reason) => reason,
+    };
+    log.warn("cache_not_engaged", &[("error", Value::from(reason))]);
+    Err(())
 }
 
 /// Waits until the container engine answers its socket's name, for at most `within`.

@@ -70,8 +70,12 @@ fn caller(cache: &Cache, headers: &HeaderMap) -> Result<Caller, Refused> {
     })
 }
 
-/// Where clients find us: as configured, else as they found us.
+/// Where clients find us: as who led them here says, else as configured, else as they found us. A client that says so
+/// itself fools nobody else.
 fn base(cache: &Cache, headers: &HeaderMap) -> String {
+    if let Some(origin) = headers.get("x-cache-origin").and_then(|origin| origin.to_str().ok()) {
+        return origin.to_owned();
+    }
     let host = || headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     cache.settings.base.clone().unwrap_or_else(|| format!("http://{}", host()))
 }

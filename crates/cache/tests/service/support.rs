@@ -68,14 +68,14 @@ pub(crate) fn settings() -> Settings {
     Settings { base: None, max_entry: 1 << 30, per_repo: None, ttl: None, redirect: false }
 }
 
+/// A bucket of its own, and its name.
 #[cfg(feature = "aws")]
-async fn bucket(clock: Arc<dyn Clock>) -> Arc<dyn Store> {
+pub(crate) async fn bucket() -> (aws_sdk_s3::Client, String) {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let sdk = emulator::shared().sdk();
     let name = format!("cache-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let client = aws_sdk_s3::Client::new(&sdk);
+    let client = aws_sdk_s3::Client::new(&emulator::shared().sdk());
     client.create_bucket().bucket(&name).send().await.expect("a bucket");
-    Arc::new(cache::store::S3Store::new(&sdk, &emulator::silent(), name, clock))
+    (client, name)
 }
 
 impl Service {
@@ -88,7 +88,11 @@ impl Service {
         let store: Arc<dyn Store> = match back {
             Back::Fs => Arc::new(FsStore::open(dir.path()).unwrap()),
             #[cfg(feature = "aws")]
-            Back::S3 => bucket(clock.clone()).await,
+            Back::S3 => {
+                let (_, name) = bucket().await;
+                let sdk = emulator::shared().sdk();
+                Arc::new(cache::store::S3Store::new(&sdk, &emulator::silent(), name, clock.clone()))
+            }
         };
         Self::on(store, settings, secret, dir, clock)
     }

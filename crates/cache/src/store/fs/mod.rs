@@ -34,7 +34,7 @@ use provider::files::private_dir;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 
-use self::names::Names;
+use self::names::{Names, PlainFile};
 use super::{Error, Incoming, Listed, Object, Outcome, Outgoing, Page, Piece, Store, Tag, When};
 use crate::layout::Key;
 
@@ -225,8 +225,14 @@ impl Shared {
             self.walk(&mut name, &mut objects)?;
             return Ok(objects);
         }
-        for name_found in self.names.beginning(&self.root.join(dir), begin)? {
-            self.below(&mut name, &name_found, &mut objects)?;
+        for (file_name, file) in self.names.beginning(&self.root.join(dir), begin)? {
+            match file {
+                Some(PlainFile { size, modified }) => {
+                    let key = Key::listed(format!("{name}{file_name}"));
+                    objects.push(Listed { key, size, modified });
+                }
+                None => self.below(&mut name, &file_name, &mut objects)?,
+            }
         }
         Ok(objects)
     }

@@ -612,11 +612,11 @@ impl Shell {
         if self.send_last(report).await && claimed {
             self.reach(Phase::Finished);
         }
-        if let Some(Ok(interception)) = self.interception.take() {
-            interception.end(&log).await;
-        }
         if !self.spare_machine {
             self.end_machine().await;
+        }
+        if let Some(Ok(interception)) = self.interception.take() {
+            interception.end(&log).await;
         }
         // A pod's disk goes with it.
         if claimed && self.parts.environment.backend != Backend::Pod {

@@ -238,7 +238,7 @@ fn a_job_saves_and_restores_in_our_cache_and_does_everything_else_at_github() {
     for expected in [
         &format!("created https://{HOST}/_rfcache/u/"),
         "uploaded 201",
-        "\"ok\":true,\"entry_id\":",
+        "finalized {\"entry_id\":\"",
         "\nrestored\n",
         "trusted by itself 200",
         "other the real host: /twirp/github.actions.results.api.v1.ArtifactService/ListArtifacts",

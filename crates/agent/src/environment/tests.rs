@@ -2,6 +2,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use domain::handover::HandOver;
+
 use super::{Backend, Environment, Fatal, Secrets};
 
 fn read(variables: &[(&str, &str)]) -> Result<(Environment, Vec<String>), Fatal> {
@@ -41,6 +43,18 @@ fn a_bad_number_falls_through_to_the_next_source() {
     assert_eq!(ceiling("0", "2"), (120, 1), "zero would be an instant timeout");
     assert_eq!(ceiling("123abc", "+2"), (21_600, 2));
     assert_eq!(ceiling("-1", "1441"), (21_600, 2));
+}
+
+#[test]
+fn a_caches_address_ends_with_one_slash_and_the_hand_over_knows_it_best() {
+    let (environment, warnings) =
+        read(&[("RUNS_FLEET_CACHE_URL", "http://fallback"), ("RUNS_FLEET_CACHE_LISTEN_ADDR", "localhost")]).unwrap();
+    assert_eq!((environment.cache_listen.to_string().as_str(), warnings.len()), ("127.0.0.1:443", 1));
+    let url =
+        |cache_url: &str| environment.cache_url(&HandOver { cache_url: cache_url.to_owned(), ..HandOver::default() });
+    assert_eq!(url("").as_deref(), Some("http://fallback/"));
+    assert_eq!(url("http://named//").as_deref(), Some("http://named/"));
+    assert_eq!(read(&[]).unwrap().0.cache_url(&HandOver::default()), None);
 }
 
 #[test]

@@ -241,7 +241,7 @@ metrics! {
     /// Machines that a pass acted on.
     counter pool_actions = "pool_actions_total" (pool: Option<&PoolName>, action: PoolAction, reason: &'static str);
     /// Machines of a pool that could not be made.
-    counter pool_create_failures = "pool_create_failures_total" (pool: Option<&PoolName>, error: &'static str);
+    counter pool_create_failures = "pool_create_failures_total" (pool: Option<&PoolName>, reason: &'static str);
     /// Settings of pools that mean nothing.
     counter pool_config_invalid = "pool_config_invalid_total" (field: &'static str);
     /// Ephemeral pools that were not made because there are too many.

@@ -31,7 +31,7 @@ DOCKER_REGISTRY ?=
 AWS_REGION ?= ap-northeast-1
 
 .DEFAULT_GOAL := help
-.PHONY: help init deps build build-server build-agent build-all test test-aws deny coverage bench lint ci check-config \
+.PHONY: help init deps build build-server build-agent build-all test test-aws test-cache test-large bench-cache deny coverage bench lint ci check-config \
 	run dev simulate docker-build docker-push mocks clean
 
 help: ## List the targets
@@ -70,6 +70,16 @@ test: deny ## Run all tests, and check dependencies and licences; installs what 
 
 test-aws: ## Run the tests against the emulated AWS alone; installs the emulator
 	$(CARGO) test -p queue -p db -p provider -p fleet -p runs-fleet-agent -p runs-fleet-server --no-fail-fast --test 'aws*'
+
+test-cache: ## Run the tests of the Actions cache alone, the published clients included; needs Node
+	$(CARGO) test -p cache --no-fail-fast
+
+test-large: ## Save and restore a gigabyte with every published client; takes minutes
+	$(CARGO) test --release -p cache --no-default-features --test service -- --ignored a_gigabyte
+
+bench-cache: ## Compare the cache with nginx on this machine; needs curl and nginx
+	$(CARGO) build --release -p cache --no-default-features --example serve
+	python3 crates/cache/benches/compare.py $(TARGET_DIR)/release/examples/serve
 
 # Advisories are left to the CI workflow: their database has to be downloaded.
 deny: $(CARGO_DENY) ## Check the dependencies: bans, licences, sources

@@ -28,6 +28,14 @@ export const ms = (time) => (time === undefined || time === null ? null : Date.p
 
 const pad = (number, width = 2) => String(number).padStart(width, "0");
 
+/** Bytes, to three digits. */
+export function size(bytes) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const step = bytes < 1024 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10));
+  const value = bytes / 1024 ** step;
+  return `${step && value < 100 ? value.toPrecision(3) : Math.round(value)} ${units[step]}`;
+}
+
 /** A length, two units at most: `430 ms`, `4.2 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`. */
 export function length(millis) {
   if (millis === null || millis === undefined || Number.isNaN(millis)) return NONE;

@@ -2,7 +2,7 @@
 
 import { read } from "./api.js";
 import { fill, h, icon, ticking } from "./dom.js";
-import { NONE, ms } from "./format.js";
+import { NONE, ms, size } from "./format.js";
 import { on } from "./live.js";
 import { blank } from "./table.js";
 
@@ -26,6 +26,16 @@ function queues(rows) {
       !row.error && h("td", { class: "num" }, row.oldest_message_age_seconds === undefined ? number(null) : `${row.oldest_message_age_seconds} s`)))));
 }
 
+function cache(it) {
+  const rate = (of) => (of.hit_rate === null ? number(null) : `${Math.round(of.hit_rate * 100)} %`);
+  const cells = (of) => [number(of.entries), of.bytes === null ? number(null) : size(of.bytes), (of.hits + of.misses).toLocaleString("en"), rate(of)];
+  const row = (name, of) => h("tr", {}, h("th", { scope: "row" }, name), cells(of).map((cell) => h("td", { class: "num" }, cell)));
+  const head = ["Repository", "Entries", "Size", "Lookups", "Hit rate"];
+  return h("table", { class: "plain" },
+    h("thead", {}, h("tr", {}, head.map((title, n) => h("th", { scope: "col", class: n ? "num" : undefined }, title)))),
+    h("tbody", {}, it.repos.map((of) => row(of.repo, of)), row("All", it)));
+}
+
 /** Shows the process in `root`. */
 export function status(root) {
   let timer;
@@ -35,7 +45,7 @@ export function status(root) {
   async function load() {
     clearTimeout(timer);
     timer = setTimeout(load, EVERY);
-    const [about, depths] = await Promise.allSettled([read("/api/status"), read("/api/queues")]);
+    const [about, depths, cached] = await Promise.allSettled([read("/api/status"), read("/api/queues"), read("/api/cache/stats")]);
     if (about.status === "rejected") {
       fill(body, blank("lost", "The status could not be read", about.reason.message));
       return;
@@ -51,6 +61,7 @@ export function status(root) {
       card("Depends on", h("ul", { class: "checks" }, it.dependencies.map((dependency) => h("li", { class: dependency.ok ? "is-running" : "is-failed" },
         icon(dependency.ok ? "done" : "failed"), h("b", {}, dependency.name), h("span", { class: "sub" }, dependency.ok ? "answers" : dependency.error))))),
       card("Queues", depths.status === "rejected" ? h("p", { class: "is-failed" }, depths.reason.message) : queues(depths.value.queues)),
+      cached.status === "fulfilled" && card("Actions cache", cache(cached.value)),
       it.warnings.length > 0 && card("Configuration", h("ul", { class: "checks" }, it.warnings.map((warning) =>
         h("li", { class: "is-waiting" }, icon("lost"), h("b", {}, warning.code), h("code", {}, warning.name))))));
   }

@@ -1,7 +1,7 @@
 //! The operator's view: an API that reads, and a page that shows what it says.
 //!
 //! * [`router`] — everything under `/api` and `/admin`, from an [`AdminState`].
-//! * `jobs`, `instances`, `queues`, `status` — the endpoints, one module per thing.
+//! * `jobs`, `instances`, `queues`, `cache`, `status` — the endpoints, one module per thing.
 //! * [`timeline`] — how long each step of a job took. Pure.
 //! * `events` — changes as they happen, as server-sent events.
 //! * `page` — the page, a few files inside the binary. It knows nothing that the API does not say.
@@ -13,6 +13,7 @@
 //! Races survived: rows move while somebody turns pages (a page is found by its neighbour, not by counting); events are
 //! lost, doubled or late (they are hints, and a reader that fell behind is told to read again).
 
+mod cache;
 mod error;
 mod events;
 mod instances;

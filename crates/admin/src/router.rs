@@ -15,7 +15,7 @@ use crate::page::Site;
 use crate::snapshot::Snapshots;
 use crate::state::{Access, AdminState};
 use crate::status::AuthConfig;
-use crate::{events, instances, jobs, queues, status};
+use crate::{cache, events, instances, jobs, queues, status};
 
 /// Bound on a reading request.
 const READ: Duration = Duration::from_secs(15);
@@ -62,6 +62,7 @@ fn reads(state: AdminState) -> Router {
         .route("/api/instances", get(instances::list))
         .route("/api/queues", get(queues::list))
         .route("/api/queues/{name}", get(queues::one))
+        .route("/api/cache/stats", get(cache::stats))
         .route("/api/status", get(status::status))
         .layer(middleware::from_fn(bounded))
         .with_state(state.clone())

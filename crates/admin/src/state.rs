@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cache::Cache;
 use dispatch::Dispatch;
 use domain::clock::Timestamp;
 use queue::Queue;
@@ -35,6 +36,8 @@ pub struct AdminState {
     pub dispatch: Arc<Dispatch>,
     /// The queues to show, in the order to show them.
     pub queues: Vec<WatchedQueue>,
+    /// The Actions cache, if there is one.
+    pub cache: Option<Arc<Cache>>,
     /// Who may read.
     pub access: Access,
     /// What this process says about itself.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::aws::imds::Imds;
 use crate::back_ends;
 use crate::environment::{Environment, last_resort, metadata_endpoint};
+use crate::intercept;
 use crate::log::Log;
 use crate::report::{Letter, Sender};
 
@@ -92,6 +93,10 @@ pub async fn bootstrap(file: Option<&Path>, log: &Log) -> u8 {
     if stopping().await {
         log.info("system_stopping", &[]);
         return 0;
+    }
+    // A predecessor may have been killed together with everything that would have done this.
+    if let Err(error) = intercept::release().await {
+        log.warn("cleanup_failed", &[("what", "cache".into()), ("error", error.into())]);
     }
     match write_environment(file.unwrap_or(Path::new(ENV_FILE))).await {
         Ok(()) => 0,

@@ -4,6 +4,7 @@
 //! reported once and the next source in its precedence is used. Only what makes the agent someone else, or nobody,
 //! is fatal.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -68,6 +69,8 @@ pub struct Environment {
     pub tool_cache: PathBuf,
     /// Actions cache, when the hand-over names none.
     pub cache_url: Option<String>,
+    /// Where the host that serves GitHub's cache is answered for.
+    pub cache_listen: SocketAddr,
     /// Variables that reach the job although they look like ours.
     pub passthrough: Vec<String>,
     /// `/proc`, or a stand-in.
@@ -203,6 +206,7 @@ impl Environment {
             state_dir: reader.path("RUNS_FLEET_STATE_DIR").unwrap_or_else(|| PathBuf::from("/var/lib/runs-fleet")),
             tool_cache: reader.path("AGENT_TOOLSDIRECTORY").unwrap_or_else(|| PathBuf::from("/opt/hostedtoolcache")),
             cache_url: reader.text("RUNS_FLEET_CACHE_URL"),
+            cache_listen: reader.cache_listen(),
             passthrough: reader.list("RUNS_FLEET_JOB_ENV_PASSTHROUGH"),
             proc_root: reader.path("RUNS_FLEET_PROC_ROOT").unwrap_or_else(|| PathBuf::from("/proc")),
             limits: Limits {
@@ -230,6 +234,12 @@ impl Environment {
             logs_within: reader.seconds("RUNS_FLEET_LOG_UPLOAD_TIMEOUT_SECONDS", 1..=600, 60),
         };
         Ok((environment, reader.warnings))
+    }
+
+    /// Where this hand-over's cache is, with one slash at the end: clients append to it.
+    pub fn cache_url(&self, document: &HandOver) -> Option<String> {
+        let named = Some(document.cache_url.as_str()).filter(|url| !url.is_empty());
+        named.or(self.cache_url.as_deref()).map(|url| format!("{}/", url.trim_end_matches('/')))
     }
 }
 
@@ -289,6 +299,17 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
                 true
             }
         }
+    }
+
+    /// Clients look for it at the port of HTTPS.
+    fn cache_listen(&mut self) -> SocketAddr {
+        const NAME: &str = "RUNS_FLEET_CACHE_LISTEN_ADDR";
+        let usual = (Ipv4Addr::LOCALHOST, 443).into();
+        let Some(text) = self.text(NAME) else { return usual };
+        text.parse().unwrap_or_else(|_| {
+            self.warnings.push(format!("{NAME} is ignored: it must be an address and a port"));
+            usual
+        })
     }
 
     /// An agent that no service manager started is somebody's experiment, and must not switch a workstation off.

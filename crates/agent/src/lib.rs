@@ -9,6 +9,7 @@
 //! * [`environment`] — settings. [`claim`] — judging a hand-over. [`standby`] — waiting for it.
 //! * [`runner`] — the Actions runner on disk. [`job`] — its process. [`output`] — what it prints.
 //! * [`account`], [`cgroup`], [`firewall`] — what keeps a job from the agent and from the instance's role.
+//! * [`intercept`] — leading the job's cache traffic to our cache.
 //! * [`watch`] — reclaims, space, memory. [`logs`] — keeping diagnostics. [`tools`] — what the image lacked.
 //! * [`machine`] — its end. `aws` — EC2 instances: hand-over from SSM, reports to SQS, TerminateInstances. `boot` — how
 //!   an instance learns who it is.
@@ -31,6 +32,7 @@ pub mod claim;
 pub mod core;
 pub mod environment;
 pub mod firewall;
+pub mod intercept;
 pub mod job;
 pub mod log;
 pub mod logs;
@@ -69,6 +71,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match args.first().and_then(|word| word.to_str()) {
         None => {}
         Some(job::EXEC_MODE) => return job::exec(&args[1..]),
+        Some(intercept::OFF_MODE) => return intercept::off(),
         #[cfg(feature = "aws")]
         Some(mode @ ("bootstrap" | "give-up")) if args.len() <= 2 => return booting(mode, args.get(1)),
         Some("--version") => {

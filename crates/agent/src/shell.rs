@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::claim;
 use crate::core::{Action, Agent, Evidence, Input, Moment, Signal};
 use crate::environment::{Backend, Environment};
+use crate::intercept::Interception;
 use crate::job::{Job, Launcher};
 use crate::log::Log;
 use crate::logs::Bucket;
@@ -41,7 +42,7 @@ use crate::state::{self, Phase, Recovery, State, StateFile};
 use crate::tools;
 use crate::watch::Metadata;
 
-use ready::{docker, launcher};
+use ready::{docker, launcher, led};
 
 /// Limit of an end after a panic.
 const PANIC_WITHIN: Duration = Duration::from_secs(60);
@@ -106,6 +107,8 @@ struct Shell {
     beat: Interval,
     /// The tools before the job.
     tools: Option<BTreeSet<String>>,
+    /// What leads the job to our cache, if that is what was meant and if it could be done.
+    interception: Option<Result<Interception, ()>>,
     /// A job ran here in another life of the machine.
     tainted: bool,
     /// The last warning about the time that is left.
@@ -123,9 +126,15 @@ struct Shell {
 /// What a task of the shell ends with.
 enum Done {
     Standby(Outcome),
-    Prepared(Result<(Ready, Option<BTreeSet<String>>), String>),
+    Prepared(Result<Box<Prepared>, String>),
     /// It has told everything itself.
     Watched,
+}
+
+struct Prepared {
+    ready: Ready,
+    tools: Option<BTreeSet<String>>,
+    interception: Option<Result<Interception, ()>>,
 }
 
 /// Runs the agent to its end and answers its exit code. Unless somebody else wants it, the machine is ended by then,
@@ -180,6 +189,7 @@ impl Shell {
             watches: JoinSet::new(),
             beat,
             tools: None,
+            interception: None,
             tainted: false,
             warned_at: None,
             inputs,
@@ -325,9 +335,11 @@ impl Shell {
         match ended {
             Ok(Done::Watched) => None,
             Ok(Done::Standby(outcome)) => Some(self.stood_by(outcome)),
-            Ok(Done::Prepared(Ok((ready, tools)))) => {
+            Ok(Done::Prepared(Ok(prepared))) => {
+                let Prepared { ready, tools, interception } = *prepared;
                 self.unpacked = ready.unpacked;
                 self.tools = tools;
+                self.interception = interception;
                 Some(Input::Prepared { version: ready.version, runner: ready.runner, register: ready.register })
             }
             Ok(Done::Prepared(Err(error))) => Some(Input::PrepareFailed(error)),
@@ -396,6 +408,7 @@ impl Shell {
         let Some(document) = self.document.clone() else { return };
         let (environment, cancel, log) = (self.parts.environment.clone(), self.cancel.clone(), self.parts.log.clone());
         let (launcher, guarded) = (self.launcher.clone(), self.guarded.clone());
+        let (prefix, now, rng) = (self.parts.prefix.clone(), self.parts.clock.now(), Arc::clone(&self.parts.rng));
         self.tasks.spawn(async move {
             let launcher = match launcher {
                 Ok(launcher) => launcher,
@@ -403,14 +416,22 @@ impl Shell {
             };
             let root = environment.tool_cache.clone();
             let tools = tokio::task::spawn_blocking(move || tools::snapshot(&root));
-            let (ready, tools, _, ()) = tokio::join!(
+            let (ready, tools, _, (), interception) = tokio::join!(
                 runner::prepare(&environment, &document, &launcher, cancel, &log),
                 tools,
                 tokio::time::timeout(GUARD_WITHIN, guarded.cancelled()),
                 docker(environment.docker_wait, &log),
+                Interception::begin(&environment, &document, &prefix, now, rng, &log),
             );
-            let prepared = ready.map(|ready| (ready, tools.ok().flatten()));
-            Done::Prepared(prepared.map_err(|error| error.to_string()))
+            let ready = match ready {
+                Ok(ready) => ready,
+                Err(error) => return Done::Prepared(Err(error.to_string())),
+            };
+            let interception = match interception {
+                Some(begun) => Some(led(begun, &environment.runner_dir, &launcher, &log).await),
+                None => None,
+            };
+            Done::Prepared(Ok(Box::new(Prepared { ready, tools: tools.ok().flatten(), interception })))
         });
     }
 

@@ -12,118 +12,21 @@
 mod cloud;
 #[allow(dead_code, reason = "shared with tests that need other parts of it")]
 mod machine;
+#[allow(dead_code, reason = "shared with tests that need other parts of it")]
+mod network;
 
-use std::fs::{self, File, Permissions};
-use std::net::TcpListener;
-use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::fs;
 
 use cloud::Instance;
-use cloud::metadata::{Metadata, ROLE_SECRET, ROLE_TOKEN};
-use cloud::weather::Weather;
+use cloud::metadata::{ROLE_SECRET, ROLE_TOKEN};
 use machine::{JIT, TOKEN, files, runs};
-
-/// An account that every Debian has, and that owns nothing.
-const ACCOUNT: &str = "games";
-const IMDS: &str = "169.254.169.254";
+use network::{ACCOUNT, Network, as_root, instance};
 
 /// Asks for a session token as anybody would.
 const ASK: &str = "python3 -c \"
 import urllib.request as u
 r = u.Request('http://169.254.169.254/latest/api/token', method='PUT', headers={'X-aws-ec2-metadata-token-ttl-seconds': '60'})
 print('reached', u.urlopen(r, timeout=5).read())\" 2>&1 | tail -n 1";
-
-fn quietly(program: &str, args: &[&str]) -> bool {
-    Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
-}
-
-/// Runs this test as root; whether the caller has to return, for it is not root or there is no program it needs.
-fn as_root(test: &str) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return !["iptables", "ip", "nsenter"].into_iter().all(machine::has);
-    }
-    if quietly("sudo", &["-n", "true"]) {
-        let program = std::env::current_exe().unwrap();
-        let status =
-            Command::new("sudo").args(["-n", "-E"]).arg(program).args(["--exact", test, "--nocapture"]).status();
-        assert!(status.unwrap().success(), "it failed as root");
-    } else {
-        eprintln!("SKIPPED {test}: it needs root");
-    }
-    true
-}
-
-/// A network with nothing in it but the metadata service and a way to the emulator. It goes with its value.
-struct Network {
-    name: String,
-    metadata: TcpListener,
-    aws: TcpListener,
-}
-
-impl Network {
-    /// `None`, loudly, when the kernel refuses.
-    fn make(name: &str) -> Option<Self> {
-        let name = format!("runs-fleet-{name}-{}", std::process::id());
-        if !quietly("ip", &["netns", "add", &name]) {
-            eprintln!("SKIPPED: this kernel makes no network namespace");
-            return None;
-        }
-        for args in [&["link", "set", "lo", "up"][..], &["addr", "add", "169.254.169.254/32", "dev", "lo"]] {
-            assert!(quietly("ip", &[&["-n", &name], args].concat()), "{args:?}");
-        }
-        // A socket stays in the network of the thread that made it; whoever uses it does not matter.
-        let path = format!("/run/netns/{name}");
-        let inside = std::thread::spawn(move || {
-            let network = File::open(path).unwrap();
-            rustix::thread::move_into_link_name_space(network.as_fd(), None).unwrap();
-            (TcpListener::bind((IMDS, 80)).unwrap(), TcpListener::bind("127.0.0.1:0").unwrap())
-        });
-        let (metadata, aws) = inside.join().unwrap();
-        Some(Self { name, metadata, aws })
-    }
-
-    fn rules(&self) -> String {
-        let list = |table| {
-            let output = Command::new("nsenter")
-                .args([&format!("--net=/run/netns/{}", self.name), "iptables", "-t", table, "-S"])
-                .output();
-            String::from_utf8(output.unwrap().stdout).unwrap()
-        };
-        list("filter") + &list("mangle")
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        quietly("ip", &["netns", "delete", &self.name]);
-    }
-}
-
-/// An instance in `network` whose runner is `script` and belongs to the job's account.
-fn instance(network: &Network, script: &str) -> Instance {
-    let mut instance = Instance::start(emulator::shared(), script);
-    instance.metadata = Metadata::serve(&instance.id, network.metadata.try_clone().unwrap());
-    instance.weather = Weather::serve(emulator::shared().endpoint(), network.aws.try_clone().unwrap());
-    let state = instance.machine.path("state");
-    let address = instance.weather.address();
-    let instance = instance
-        .set("RUNS_FLEET_RUNNER_USER", ACCOUNT)
-        .set("AWS_ENDPOINT_URL", &address)
-        // The real address.
-        .set("AWS_EC2_METADATA_SERVICE_ENDPOINT", "")
-        .set("SECRET_OF_THE_AGENT", "hidden-in-the-agents-environment")
-        .set("RUNS_FLEET_STATE_DIR", state.to_str().unwrap());
-    instance.machine.within(&["nsenter", &format!("--net=/run/netns/{}", network.name)]);
-    for open in ["", "machine"] {
-        fs::set_permissions(instance.machine.path(open), Permissions::from_mode(0o755)).unwrap();
-    }
-    fs::set_permissions(instance.machine.path("seen"), Permissions::from_mode(0o777)).unwrap();
-    let runner = instance.machine.path("machine/runner");
-    assert!(quietly("chown", &["-R", ACCOUNT, runner.to_str().unwrap()]));
-    instance.hand_over(&instance.document());
-    instance
-}
 
 #[test]
 fn a_job_reaches_neither_its_agent_nor_the_role() {

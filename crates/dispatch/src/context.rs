@@ -22,6 +22,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batcher, Limits};
+use crate::cache::CacheAccess;
 use crate::pace::Pace;
 use crate::tokens::ReportTokens;
 
@@ -80,6 +81,8 @@ pub struct Settings {
     pub batch_linger: Duration,
     /// What proves that a report comes from the machine it names; every hand-over then carries a token.
     pub report_tokens: Option<ReportTokens>,
+    /// How hand-overs let jobs into the Actions cache; `None`: there is none.
+    pub cache: Option<Arc<CacheAccess>>,
     /// Refuse reports without a token.
     pub require_report_token: bool,
     /// Our account at the provider, where events name one. `None`: any account's events are taken for ours.

@@ -19,6 +19,7 @@ pub mod attempt;
 mod batch;
 mod binding;
 mod boot;
+mod cache;
 pub mod context;
 pub mod events;
 pub mod http;
@@ -32,6 +33,7 @@ mod tokens;
 pub mod why;
 pub mod worker;
 
+pub use self::cache::CacheAccess;
 pub use context::{Dispatch, Error, News, Ports, Rejected, Settings};
 pub use events::Events;
 pub use signals::Reports;

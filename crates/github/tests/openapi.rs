@@ -207,6 +207,7 @@ async fn drive(client: &Client, operation: Operation) -> Result<(), github::clie
         Operation::Runner => client.runner(&repo, runner).await.map(|r| assert!(r.is_some())),
         Operation::DeleteRunner => client.delete_runner(&repo, runner).await.map(drop),
         Operation::Run => client.run(&repo, run).await.map(|r| assert!(r.is_some())),
+        Operation::Repository => client.repository(&repo).await.map(|r| assert!(r.is_some())),
         Operation::Runs => client.active_runs(&repo).await.map(|runs| assert!(!runs.is_empty())),
         Operation::JobsOfRun => client.jobs_of_run(&repo, run).await.map(|jobs| assert!(!jobs.is_empty())),
         Operation::RunnerGroups => {

@@ -8,6 +8,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use aws_smithy_types::retry::RetryConfig;
+use cache::store::S3Store;
 use config::{Config, Fleet, StoreKind};
 use db::dynamodb::{DynamoDb, TableNames};
 use db::schema;
@@ -55,6 +56,7 @@ pub(crate) async fn back_ends(config: &Config, simulated: bool, metrics: Metrics
     let sdk = sdk(Some(&config.core.region)).await;
     let calls = telemetry::aws::calls(metrics.clone(), Arc::clone(&clock));
 
+    let bucket_calls = calls.clone();
     let (table, alone) = store(config, &sdk, &calls, &clock, &rng).await?;
     let lease = config.core.locks_table.as_ref().map(|name| -> Arc<dyn db::Table> {
         let names = TableNames::new().table(&schema::LOCKS, name);
@@ -113,11 +115,16 @@ pub(crate) async fn back_ends(config: &Config, simulated: bool, metrics: Metrics
         rng,
         metrics,
     };
+    let mut cache = crate::cache::directory(config)?;
+    if let Some(bucket) = config.cache.bucket.as_ref().filter(|_| config.cache.served && cache.is_none()) {
+        cache = Some(Arc::new(S3Store::new(&sdk, &bucket_calls, bucket, Arc::clone(&ports.clock))));
+    }
     let mut settings = back_ends::settings(config, &ports)?;
     settings.account = place.map(|place| place.account);
     Ok(BackEnds {
         settings,
         secrets: back_ends::secrets(config)?,
+        cache,
         ports,
         reports: queues.termination,
         events: queues.events,

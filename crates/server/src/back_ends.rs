@@ -32,6 +32,8 @@ pub(crate) struct BackEnds {
     /// For the page.
     pub(crate) queues: Vec<admin::WatchedQueue>,
     pub(crate) secrets: Secrets,
+    /// Where the Actions cache is kept; `None`: there is none.
+    pub(crate) cache: Option<Arc<dyn cache::store::Store>>,
     /// No other process can hold a lease: leases of earlier boots are dead.
     pub(crate) alone: bool,
     /// Where the leader lease is; without it every replica leads.
@@ -144,8 +146,14 @@ pub(crate) async fn local(
         admin::WatchedQueue { queue: main, dead_letters: Some(dead_letters) },
         admin::WatchedQueue { queue: Arc::clone(&reports), dead_letters: None },
     ];
+    let cache = crate::cache::directory(config)?;
+    anyhow::ensure!(
+        cache.is_some() || !config.cache.served,
+        "local mode keeps the cache in a directory: set RUNS_FLEET_CACHE_BACKEND=fs and RUNS_FLEET_CACHE_DIR"
+    );
     Ok(BackEnds {
         settings,
+        cache,
         reports: Some(reports),
         events: None,
         webhooks: None,
@@ -204,6 +212,7 @@ pub(crate) fn settings(config: &Config, ports: &Ports) -> anyhow::Result<Setting
         max_runtime: config.tuning.max_runtime,
         batch_max: config.fleet.as_ref().map_or(Settings::BATCH_MAX, |fleet| fleet.batch_max as usize),
         batch_linger: config.fleet.as_ref().map_or(Settings::BATCH_LINGER, |fleet| fleet.batch_linger),
+        cache: crate::cache::access(config),
         report_tokens: config.cache.secret.clone().map(ReportTokens::new),
         require_report_token: config.tuning.termination_require_token,
         account: None,

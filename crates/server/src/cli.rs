@@ -194,6 +194,9 @@ pub(crate) struct Local {
     /// Give up after so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     pub(crate) deadline: u64,
+    /// Serve an Actions cache, too.
+    #[arg(long)]
+    pub(crate) cache: bool,
     /// Keep stores, logs and machines here instead of in a temporary directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,

@@ -1,8 +1,12 @@
 //! The one listener, with an end to everything a client may leave unfinished.
 //!
-//! Properties wanted: a client that says nothing, or half of something, costs one of a bounded number of connections
-//! for a bounded time; and it never holds up a shutdown. A request under way when the listener closes gets its answer.
+//! Properties wanted: a client that says nothing, or half of something, or does not take what it asked for, costs one of
+//! a bounded number of connections for a bounded time; and it never holds up a shutdown. A request under way when the
+//! listener closes gets its answer.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,14 +16,19 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-/// Connections at the same time. GitHub and a balancer need a few dozen; descriptors must remain for everything else.
+/// Connections at the same time. GitHub and a balancer need a few dozen, clients of the cache up to ten each; descriptors
+/// must remain for everything else.
 const CONNECTIONS: usize = 512;
+/// A client may leave what it is sent untaken for so long.
+const STUCK: Duration = Duration::from_secs(60);
 /// From an answer, or the connection, to the end of the next request's head. Not shorter than balancers keep idle
 /// connections, lest they send a request into one that is just being closed.
 const HEAD: Duration = Duration::from_secs(65);
@@ -52,12 +61,63 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, closing: Cancellat
     while connections.join_next().await.is_some() {}
 }
 
+/// A connection that ends when nothing of what is written is taken for too long.
+struct Taken {
+    stream: TcpStream,
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+impl Taken {
+    fn bounded<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
+        }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep(STUCK)));
+        stuck.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Taken {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Taken {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.bounded(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.bounded(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 async fn connection(stream: TcpStream, app: Router, closing: CancellationToken) {
     let service = TowerToHyperService::new(app.map_request(|request: Request<Incoming>| request.map(Body::new)));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Taken { stream, stuck: None }), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => Some(ended),

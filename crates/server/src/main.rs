@@ -3,6 +3,7 @@
 #[cfg(feature = "aws")]
 mod aws;
 mod back_ends;
+mod cache;
 mod cli;
 mod commands;
 mod http;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use admin::{About, Access, AdminState, ConfigWarning, WatchedQueue};
 use anyhow::Context;
 use axum::Router;
+use cache::Cache;
 use config::{Config, Loaded, SystemFiles};
 use coordinator::{BootClock, Coordinator};
 use dispatch::sweeps::{self, Sweep};
@@ -136,11 +137,25 @@ async fn run(
     back_ends: BackEnds,
     metrics: Metrics,
 ) -> anyhow::Result<bool> {
-    let BackEnds { ports, settings, reports, events, webhooks, queues, secrets, alone, lease, upkeep, keeps_house } =
-        back_ends;
+    let BackEnds {
+        ports,
+        settings,
+        reports,
+        events,
+        webhooks,
+        queues,
+        secrets,
+        cache,
+        alone,
+        lease,
+        upkeep,
+        keeps_house,
+    } = back_ends;
     let timings = settings.timings;
     let divisor = config.tuning.time_divisor;
     let (main, rng, clock) = (Arc::clone(&ports.main), Arc::clone(&ports.rng), Arc::clone(&ports.clock));
+    let open = |store| crate::cache::open(config, store, Arc::clone(&clock), Arc::clone(&rng), metrics.clone());
+    let cache = cache.map(open);
     answering(&*main).await.context("the main queue does not answer")?;
     let dispatch = Dispatch::new(ports, settings);
     if alone {
@@ -205,6 +220,9 @@ async fn run(
         }));
     }
     tasks.spawn(check_app(Arc::clone(&dispatch)));
+    if let Some(cache) = &cache {
+        tasks.spawn(crate::cache::keep(Arc::clone(cache), Arc::clone(&rng), stop.clone()));
+    }
     tasks.spawn(watchdog(Arc::clone(&health), close.clone()));
 
     // Last, so that no webhook is accepted before it can be stored.
@@ -213,7 +231,7 @@ async fn run(
         .with_context(|| format!("cannot listen on {}", config.core.listen_addr))?;
     let address = listener.local_addr()?;
     coordinator.start().await.context("a leader cannot be elected in the table of RUNS_FLEET_LOCKS_TABLE")?;
-    let app = app(config, &dispatch, secrets, queues, about, &health, metrics, &close);
+    let app = app(config, &dispatch, secrets, queues, cache, about, &health, metrics, &close);
     tasks.spawn(crate::listener::serve(listener, app, close.clone()));
     info!(event = "server_started", address = %address, "serving");
 
@@ -293,6 +311,7 @@ fn app(
     dispatch: &Arc<Dispatch>,
     secrets: github::webhook::Secrets,
     queues: Vec<WatchedQueue>,
+    cache: Option<Arc<Cache>>,
     about: About,
     health: &Arc<Health>,
     metrics: Metrics,
@@ -301,6 +320,7 @@ fn app(
     let state = AdminState {
         dispatch: Arc::clone(dispatch),
         queues,
+        cache: cache.clone(),
         access: if config.local { Access::Open } else { Access::Closed },
         about,
         stop: closing.clone(),
@@ -308,6 +328,9 @@ fn app(
     let mut app = dispatch::http::router(Arc::clone(dispatch), secrets)
         .merge(http::health(Arc::clone(health)))
         .merge(admin::router(state));
+    if let Some(cache) = cache {
+        app = app.merge(cache::router(cache));
+    }
     if config.local {
         app = app.merge(admin::root_redirect());
     }

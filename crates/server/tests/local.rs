@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::{
-    Process, children, eventually, files, free_port, machine_processes, machines, program, run, signal, text,
+    Process, children, connect, eventually, files, free_port, get, machine_processes, machines, program, request, run,
+    signal, text, variable,
 };
 use tempfile::TempDir;
 
@@ -248,6 +249,33 @@ fn a_signal_ends_everything_in_order() {
         assert_eq!(machine_processes(local.dir()), [""; 0], "machines end with the run");
         assert!(!Path::new(&format!("/proc/{orchestrator}")).exists(), "the orchestrator ends first");
         assert!(local.log().contains("server_stopped"), "in order: {}", local.log());
+    }
+}
+
+#[test]
+fn a_cache_is_there_only_when_it_is_asked_for() {
+    for (arguments, status) in [(&["--parallel", "1"][..], 404), (&["--parallel", "1", "--cache"], 200)] {
+        let local = Local::start(arguments);
+        let address = eventually("the orchestrator serves", Duration::from_secs(30), || {
+            let address = variable(local.orchestrator(), "RUNS_FLEET_LISTEN_ADDR")?.parse().ok()?;
+            connect(address).is_ok().then_some(address)
+        });
+        let lookup = r#"{"key":"k","version":"v"}"#;
+        let head = format!(
+            "POST /twirp/github.actions.results.api.v1.CacheService/GetCacheEntryDownloadURL HTTP/1.1\r\n\
+             Content-Length: {}",
+            lookup.len()
+        );
+        let answer = request(address, &head, lookup.as_bytes()).expect("an answer");
+        assert_eq!((answer.status, answer.body.contains(r#""ok":false"#)), (status, status == 200), "{}", answer.body);
+        assert_eq!(get(address, "/api/cache/stats").status, status);
+        assert_eq!(
+            get(address, "/_apis/artifactcache/cache?keys=k&version=v").status,
+            if status == 200 { 204 } else { 404 }
+        );
+        assert_eq!(get(address, "/api/status").status, 200);
+        let store = local.dir().join("cache");
+        assert_eq!(store.is_dir(), status == 200);
     }
 }
 

@@ -144,10 +144,12 @@ impl Fleet {
             batch_max: Settings::BATCH_MAX,
             batch_linger: Settings::BATCH_LINGER,
             report_tokens: None,
+            cache: None,
             require_report_token: false,
             account: None,
         };
         let state = AdminState {
+            cache: None,
             dispatch: Dispatch::new(ports, settings),
             queues: vec![
                 WatchedQueue { queue: main, dead_letters: Some(queues.queue(dead)) },

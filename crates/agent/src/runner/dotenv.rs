@@ -5,34 +5,60 @@ use std::path::Path;
 
 /// Merges our variables into the file; what an image put there stays. Mode 0600, whole or untouched.
 pub(super) fn write(path: &Path, cache_url: Option<&str>, tool_cache: &Path) -> io::Result<()> {
+    let tool_cache = tool_cache.is_dir().then(|| tool_cache.to_string_lossy().into_owned());
+    change(path, |before| merged(before, cache_url, tool_cache.as_deref()))
+}
+
+/// Adds one more variable.
+pub(super) fn add(path: &Path, name: &str, value: &str) -> io::Result<()> {
+    change(path, |before| {
+        let mut lines = Lines::of(before);
+        lines.set(name, value, false);
+        lines.text()
+    })
+}
+
+fn change(path: &Path, new: impl FnOnce(&str) -> String) -> io::Result<()> {
     let before = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         text => text?,
     };
-    let tool_cache = tool_cache.is_dir().then(|| tool_cache.to_string_lossy().into_owned());
-    provider::files::replace(path, merged(&before, cache_url, tool_cache.as_deref()).as_bytes())
+    provider::files::replace(path, new(&before).as_bytes())
+}
+
+struct Lines(Vec<String>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.lines().map(str::to_owned).collect())
+    }
+
+    fn set(&mut self, name: &str, value: &str, keep: bool) {
+        let prefix = format!("{name}=");
+        // A line break in a value would be another variable.
+        if value.contains(['\0', '\r', '\n']) || (keep && self.0.iter().any(|line| line.starts_with(&prefix))) {
+            return;
+        }
+        self.0.retain(|line| !line.starts_with(&prefix));
+        self.0.push(format!("{prefix}{value}"));
+    }
+
+    fn text(&self) -> String {
+        self.0.join("\n") + "\n"
+    }
 }
 
 fn merged(before: &str, cache_url: Option<&str>, tool_cache: Option<&str>) -> String {
-    let mut lines: Vec<String> = before.lines().map(str::to_owned).collect();
-    let mut set = |name: &str, value: &str, keep: bool| {
-        let prefix = format!("{name}=");
-        // A line break in a value would be another variable.
-        if value.contains(['\0', '\r', '\n']) || (keep && lines.iter().any(|line| line.starts_with(&prefix))) {
-            return;
-        }
-        lines.retain(|line| !line.starts_with(&prefix));
-        lines.push(format!("{prefix}{value}"));
-    };
-    set("RUNNER_ALLOW_RUNASROOT", "1", false);
+    let mut lines = Lines::of(before);
+    lines.set("RUNNER_ALLOW_RUNASROOT", "1", false);
     if let Some(url) = cache_url {
-        set("ACTIONS_CACHE_URL", url, false);
+        lines.set("ACTIONS_CACHE_URL", url, false);
     }
     if let Some(dir) = tool_cache {
-        set("AGENT_TOOLSDIRECTORY", dir, true);
-        set("RUNNER_TOOL_CACHE", dir, true);
+        lines.set("AGENT_TOOLSDIRECTORY", dir, true);
+        lines.set("RUNNER_TOOL_CACHE", dir, true);
     }
-    lines.join("\n") + "\n"
+    lines.text()
 }
 
 #[cfg(test)]

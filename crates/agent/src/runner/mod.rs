@@ -19,12 +19,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::Environment;
+use crate::intercept::Interception;
 use crate::job::{DIAG, Launcher};
 use crate::log::Log;
 
 /// Registration of a runner; a leftover would be somebody else's.
 const REGISTRATION: [&str; 6] =
     [".credentials", ".credentials_migrated", ".credentials_rsaparams", ".runner", ".runner_migrated", ".service"];
+/// The certificate of the cache's listener, for programs that bring roots of their own.
+const CACHE_CA: &str = "runs-fleet-cache-ca.pem";
 /// The runner's environment file.
 const DOTENV: &str = ".env";
 /// Where jobs work.
@@ -82,9 +85,8 @@ pub async fn prepare(
     log.info("runner_found", &[("dir", Value::from(dir.to_string_lossy())), ("unpacked", unpacked.into())]);
     let found = Instant::now();
     forget(dir, log);
-    let cache_url = Some(document.cache_url.as_str()).filter(|url| !url.is_empty());
-    let cache_url = cache_url.or(environment.cache_url.as_deref());
-    warn(log, DOTENV, dotenv::write(&dir.join(DOTENV), cache_url, &environment.tool_cache));
+    let cache_url = environment.cache_url(document);
+    warn(log, DOTENV, dotenv::write(&dir.join(DOTENV), cache_url.as_deref(), &environment.tool_cache));
     if let Some(account) = &launcher.account {
         warn(log, DOTENV, account.own(&dir.join(DOTENV)));
     }
@@ -97,6 +99,20 @@ pub async fn prepare(
         runner: found - begun,
         register: found.elapsed(),
     })
+}
+
+/// Lets the cache's host lead to `interception`, and the runner's programs trust it, last before the job.
+///
+/// # Errors
+/// A sentence; the job uses GitHub's cache.
+pub async fn lead(interception: &Interception, dir: &Path, launcher: &Launcher) -> Result<(), String> {
+    let text = |error: io::Error| format!("{DOTENV}: {error}");
+    let (file, dotenv) = (dir.join(CACHE_CA), dir.join(DOTENV));
+    dotenv::add(&dotenv, "NODE_EXTRA_CA_CERTS", &file.to_string_lossy()).map_err(text)?;
+    if let Some(account) = &launcher.account {
+        account.own(&dotenv).map_err(text)?;
+    }
+    interception.engage(&file).await
 }
 
 async fn own(launcher: &Launcher, dir: &Path) -> io::Result<()> {
@@ -131,7 +147,7 @@ pub fn is_runner(dir: &Path) -> bool {
 
 /// Removes every credential from the runner's directory.
 pub fn wipe(dir: &Path, log: &Log) {
-    for name in REGISTRATION.into_iter().chain([DOTENV]) {
+    for name in REGISTRATION.into_iter().chain([DOTENV, CACHE_CA]) {
         warn(log, name, remove_file(&dir.join(name)));
     }
     warn(log, "staging", remove_dir(&staging(dir)));

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::Shell;
 use super::ready::cgroup_of;
 use crate::environment::Backend;
+use crate::intercept::Status;
 use crate::job;
 use crate::logs::Upload;
 use crate::pod;
@@ -78,6 +79,9 @@ impl Shell {
         if self.send_last(report).await && claimed {
             self.reach(Phase::Finished);
         }
+        if let Some(Ok(interception)) = self.interception.take() {
+            interception.end(&log).await;
+        }
         if !self.spare_machine {
             self.end_machine().await;
         }
@@ -102,7 +106,12 @@ impl Shell {
     /// Adds what a run left to its report, and keeps its logs.
     pub(super) async fn look_back(&self, report: &mut AgentReport, logs_within: Duration) {
         let (environment, log) = (&self.parts.environment, &self.parts.log);
-        report.cache_interception = Some("disabled".to_owned());
+        let interception = match &self.interception {
+            None => Status::Disabled,
+            Some(Ok(interception)) => interception.status(),
+            Some(Err(())) => Status::Failed,
+        };
+        report.cache_interception = Some(interception.as_str().to_owned());
         report.build_cache_interception = Some("disabled".to_owned());
         let root = environment.tool_cache.clone();
         let after = tokio::task::spawn_blocking(move || tools::snapshot(&root)).await.ok().flatten();

@@ -16,6 +16,7 @@ use crate::cgroup::Cgroup;
 use crate::claim;
 use crate::environment::{Backend, Environment, Secrets};
 use crate::firewall;
+use crate::intercept::Interception;
 use crate::job::Launcher;
 use crate::log::Log;
 use crate::runner;
@@ -110,6 +111,30 @@ pub(super) fn launcher(environment: &Environment, prefix: &[OsString], log: &Log
 pub(super) fn cgroup_of(environment: &Environment) -> Option<Cgroup> {
     let name = format!("job-{}", environment.key);
     (environment.backend == Backend::Ec2).then(|| Cgroup::below_ours(Path::new("/proc"), &name)).flatten()
+}
+
+/// Leads the job to a listener, or says why not.
+pub(super) async fn led(
+    begun: Result<Interception, String>,
+    dir: &Path,
+    launcher: &Launcher,
+    log: &Log,
+) -> Result<Interception, ()> {
+    let reason = match begun {
+        Ok(interception) => match runner::lead(&interception, dir, launcher).await {
+            Ok(()) => {
+                log.info("cache_engaged", &[]);
+                return Ok(interception);
+            }
+            Err(reason) => {
+                interception.end(log).await;
+                reason
+            }
+        },
+        Err(reason) => reason,
+    };
+    log.warn("cache_not_engaged", &[("error", Value::from(reason))]);
+    Err(())
 }
 
 /// Waits until the container engine answers its socket's name, for at most `within`.

@@ -22,7 +22,13 @@ pub(crate) const TOKEN: &str = "0badc0de0badc0de0badc0de";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Programs that are not in the package of their own name.
-const PACKAGES: [(&str, &str); 3] = [("ip", "iproute2"), ("nsenter", "util-linux"), ("systemd-analyze", "systemd")];
+const PACKAGES: [(&str, &str); 5] = [
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("unshare", "util-linux"),
+    ("update-ca-certificates", "ca-certificates"),
+    ("systemd-analyze", "systemd"),
+];
 
 /// Whether there is a program of this name. Where this is root on a Debian, one that is missing is installed first.
 #[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]

@@ -129,6 +129,7 @@ impl Dispatch {
             if let Some(tokens) = &self.settings.report_tokens {
                 document.telemetry_token = tokens.token(message.job_id, key);
             }
+            self.let_into_cache(&mut document, &message, key).await;
             // The store of hand-overs knows no conditions: who lost the lease during the mint notices it here, before
             // the document that another attempt wrote is replaced. The row decides, not the job: a machine may have
             // been given to another job meanwhile, which waits for this very hand-over.

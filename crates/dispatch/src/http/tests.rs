@@ -230,6 +230,7 @@ impl Site {
             batch_max: Settings::BATCH_MAX,
             batch_linger: Settings::BATCH_LINGER,
             report_tokens: None,
+            cache: None,
             require_report_token: false,
             account: None,
         };

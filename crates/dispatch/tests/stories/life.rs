@@ -1,7 +1,12 @@
 //! A job's life when the news about it comes twice, late, or not at all, and when somebody changes their mind.
 
+use std::sync::Arc;
+
+use cache::token::Keys;
+use dispatch::CacheAccess;
 use domain::gh::Conclusion;
 use domain::job::{JobState, Settled};
+use secrecy::SecretString;
 
 use crate::support::faults::Port;
 use crate::support::github::{Fate, LABEL};
@@ -24,6 +29,26 @@ async fn a_job_is_served_once_by_one_machine() {
     let record = world.job(job).await;
     assert_eq!((record.dispatch_seq, record.retry_count, record.claim_attempts), (0, 0, 1));
     assert!(world.documents.keys().is_empty(), "no credential outlives its runner");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_is_let_into_the_cache_where_there_is_one() {
+    let keys = Keys::new(SecretString::from("a secret of the tests"), None, false);
+    for cache in [None, Some(CacheAccess::new(Some(keys.clone()), "http://cache", minutes(60)))] {
+        let mut world = World::empty();
+        let served = cache.is_some();
+        world.cache = cache.map(Arc::new);
+        world.boot();
+        let job = world.queue_job();
+        world.until_state(job, JobState::Launched, minutes(1)).await;
+        world.until("it is handed over", minutes(1), async |w| !w.documents.keys().is_empty()).await;
+        let document = world.documents.read(&world.documents.keys()[0]).unwrap();
+        assert_eq!(document.cache_url, if served { "http://cache/" } else { "" });
+        let caller = keys.verify(document.cache_token.expose(), world.clock.now());
+        assert_eq!(caller.map(|caller| caller.repo.to_string()).ok(), served.then(|| document.repo.to_lowercase()));
+        world.settle_down(minutes(20)).await;
+        world.must_be_served(job).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

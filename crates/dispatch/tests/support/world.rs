@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use db::pools::PoolConfig;
 use db::{Claims, Jobs, Locks, Markers, Memory, Pools, Runners, Table};
-use dispatch::{Dispatch, Events, Ports, ReportTokens, Reports, Settings, Worker, http, sweeps};
+use dispatch::{CacheAccess, Dispatch, Events, Ports, ReportTokens, Reports, Settings, Worker, http, sweeps};
 use domain::clock::{Clock, Rng};
 use domain::gh::Conclusion;
 use domain::ids::{JobId, RunId, RunnerKey};
@@ -56,6 +56,8 @@ pub struct World {
     pub rerun_interrupted: bool,
     /// What reports are proven with, if they are.
     pub report_secret: Option<&'static str>,
+    /// How jobs get into the Actions cache, if there is one.
+    pub cache: Option<Arc<CacheAccess>>,
     /// Messages worked on at a time.
     pub permits: usize,
     /// How long an answer of GitHub takes.
@@ -105,6 +107,7 @@ impl World {
             timings: Timings::PRODUCTION,
             rerun_interrupted: true,
             report_secret: None,
+            cache: None,
             permits: 20,
             github_takes: Duration::from_millis(20),
             cloud: None,
@@ -276,6 +279,7 @@ impl World {
             hand_over: mint::Settings { max_runtime_minutes: 360, idle_exit_seconds: 600, ..mint::Settings::default() },
             batch_max: Settings::BATCH_MAX,
             batch_linger: Settings::BATCH_LINGER,
+            cache: self.cache.clone(),
             report_tokens: self.report_secret.map(|secret| ReportTokens::new(SecretString::from(secret))),
             require_report_token: self.report_secret.is_some(),
             account: Some("123456789012".to_owned()),

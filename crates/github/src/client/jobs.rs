@@ -42,6 +42,40 @@ pub struct RunView {
     /// Branch the run was started for. For a fork's pull request, the *fork's* branch.
     #[serde(default)]
     pub head_branch: Option<String>,
+    /// Where the head is; of a fork's pull request, the fork.
+    #[serde(default)]
+    pub head_repository: Option<RepositoryView>,
+    /// The pull requests it was started for; GitHub may say `null`, and shows none of a fork's.
+    #[serde(default)]
+    pub pull_requests: Option<Vec<PullRequestView>>,
+}
+
+/// A repository, as far as we look.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct RepositoryView {
+    /// `owner/name`.
+    #[serde(default)]
+    pub full_name: String,
+    /// The branch that others start from. Not part of every answer.
+    #[serde(default)]
+    pub default_branch: Option<String>,
+}
+
+/// A pull request, as far as we look.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PullRequestView {
+    /// Its number.
+    pub number: u64,
+    /// Where it wants to go.
+    pub base: RefView,
+}
+
+/// A branch.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct RefView {
+    /// Its name.
+    #[serde(rename = "ref")]
+    pub name: String,
 }
 
 /// One job of a run, with what a `queued` webhook would have said about it.
@@ -159,6 +193,15 @@ impl Client {
     /// Any [`Error`]; `NotFound` means that the App is not installed there.
     pub async fn run(&self, repo: &Repo, run: RunId) -> Result<Option<RunView>, Error> {
         let call = Call::new(Operation::Run, &[repo.owner(), repo.name(), &run.to_string()]);
+        found(&call, self.in_repo(repo, &call, json).await)
+    }
+
+    /// The repository itself; `None` when GitHub does not know it.
+    ///
+    /// # Errors
+    /// Any [`Error`]; `NotFound` means that the App is not installed there.
+    pub async fn repository(&self, repo: &Repo) -> Result<Option<RepositoryView>, Error> {
+        let call = Call::new(Operation::Repository, &[repo.owner(), repo.name()]);
         found(&call, self.in_repo(repo, &call, json).await)
     }
 

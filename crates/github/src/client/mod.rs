@@ -48,7 +48,7 @@ pub use self::budget::{Account, RateLimit};
 pub use self::error::{ConfigError, Context, Error};
 pub use self::exchange::{BODY_LIMIT, Exchange, ExchangeError};
 pub use self::hook::{AppView, DeliverySummary};
-pub use self::jobs::{Rerun, RunJob, RunView};
+pub use self::jobs::{PullRequestView, RefView, RepositoryView, Rerun, RunJob, RunView};
 pub use self::operation::{Operation, Priority};
 pub use self::runners::{DEFAULT_GROUP, Deleted, JitConfig, JitRequest, RegistrationToken, RunnerView};
 pub use self::transport::OctocrabExchange;

@@ -34,6 +34,8 @@ pub enum Operation {
     DeleteRunner,
     /// One workflow run.
     Run,
+    /// One repository.
+    Repository,
     /// The repository's runs of one status.
     Runs,
     /// The jobs of a run.
@@ -63,7 +65,7 @@ pub(super) struct Traits {
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::App,
         Self::RepoInstallation,
         Self::OrgInstallation,
@@ -77,6 +79,7 @@ impl Operation {
         Self::Runner,
         Self::DeleteRunner,
         Self::Run,
+        Self::Repository,
         Self::Runs,
         Self::JobsOfRun,
         Self::RunnerGroups,
@@ -121,6 +124,7 @@ impl Operation {
                 ..get("delete_runner", "/repos/{owner}/{repo}/actions/runners/{runner_id}")
             }),
             Self::Run => etag(get("run", "/repos/{owner}/{repo}/actions/runs/{run_id}")),
+            Self::Repository => etag(get("repository", "/repos/{owner}/{repo}")),
             Self::Runs => etag(get("runs", "/repos/{owner}/{repo}/actions/runs")),
             Self::JobsOfRun => etag(get("jobs_of_run", "/repos/{owner}/{repo}/actions/runs/{run_id}/jobs")),
             Self::RunnerGroups => get("runner_groups", "/orgs/{org}/actions/runner-groups"),

@@ -68,6 +68,9 @@ impl Layout {
     pub(crate) fn hand_overs(&self) -> PathBuf {
         self.0.join("hand-over")
     }
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.0.join("cache")
+    }
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("orchestrator.log")
     }
@@ -149,6 +152,9 @@ async fn on_the_real_github(options: &cli::Local, dir: &Path) -> anyhow::Result<
     );
     let mut env = child::inherited(true);
     env.insert("RUNS_FLEET_LISTEN_ADDR".into(), child::address(options.port)?.to_string());
+    if options.cache {
+        env.extend(with_cache(dir));
+    }
     let orchestrator = Orchestrator::start(dir, false, env).await?;
     complain(&format!(
         "page     {}/admin/\nwebhook  {}/webhook  (point your App's webhook here, through a tunnel)",
@@ -174,7 +180,10 @@ async fn simulated(options: &cli::Local, dir: &Path) -> anyhow::Result<ExitCode>
         sim.settings.runner_lost_after = Duration::from_secs(5);
     }
     let github = SimulatedGitHub::start(sim).await.context("the simulated GitHub cannot start")?;
-    let env = environment(options, divisor, &github, &secret)?;
+    let mut env = environment(options, divisor, &github, &secret)?;
+    if options.cache {
+        env.extend(with_cache(dir));
+    }
     if let Some(spares) = options.pool {
         pool::make(dir, spares).await?;
     }
@@ -182,6 +191,12 @@ async fn simulated(options: &cli::Local, dir: &Path) -> anyhow::Result<ExitCode>
     github.set_webhook_url(&format!("{}/webhook", orchestrator.url()))?;
     if !options.json {
         complain(&format!("page  {}/admin/", orchestrator.url()));
+        if options.cache {
+            complain(&format!(
+                "cache {}/  (as ACTIONS_CACHE_URL or ACTIONS_RESULTS_URL, with any token)",
+                orchestrator.url()
+            ));
+        }
     }
 
     let rng: Arc<dyn Rng> = Arc::new(SeededRng::new(options.seed));
@@ -257,6 +272,13 @@ fn environment(
         set("RUNS_FLEET_RUNNER_SHA256", sha256.to_owned());
     }
     Ok(env)
+}
+
+/// An Actions cache in the directory of the run, for whoever reaches the loopback interface.
+fn with_cache(dir: &Path) -> [(String, String); 3] {
+    let dir = Layout::new(dir).cache().to_string_lossy().into_owned();
+    [("BACKEND", "fs".to_owned()), ("DIR", dir), ("ALLOW_ANONYMOUS", "true".to_owned())]
+        .map(|(name, value)| (format!("RUNS_FLEET_CACHE_{name}"), value))
 }
 
 /// A line that says how far it is; never ends.

@@ -507,6 +507,7 @@ fn settings_of(owner: String) -> Settings {
         batch_max: Settings::BATCH_MAX,
         batch_linger: Settings::BATCH_LINGER,
         report_tokens: None,
+        cache: None,
         require_report_token: false,
         account: Some("123456789012".to_owned()),
     }

@@ -126,6 +126,22 @@ closed! {
     PoolAssign { Hot = "hot", Stopped = "stopped", None = "none", Rollback = "rollback" }
     /// What became of a re-run we owed.
     RerunResult { Done = "done", Refused = "refused", Expired = "expired" }
+    /// Whether a lookup of the Actions cache found something.
+    CacheResult { Hit = "hit", Miss = "miss" }
+    /// What the Actions cache was asked to do, and did.
+    CacheOperation { Reserve = "reserve", Commit = "commit", Download = "download" }
+    /// A kind of request of the Actions cache.
+    CacheCall { Reserve = "reserve", Commit = "commit", Get = "get", Download = "download" }
+    /// Why something left the Actions cache.
+    CacheEviction { Ttl = "ttl", Quota = "quota", Stale = "stale", Orphan = "orphan" }
+    /// Why the Actions cache refused a token.
+    CacheRefusal {
+        Missing = "missing",
+        Malformed = "malformed",
+        Signature = "signature",
+        Expired = "expired",
+        Scope = "scope",
+    }
     /// The first digit of an HTTP status, or that there was no answer.
     StatusClass {
         Informational = "1xx",
@@ -300,6 +316,17 @@ impl Label for &Repo {
     const CLOSED: Option<&'static [&'static str]> = None;
     fn with<R>(&self, seen: &Seen, f: impl FnOnce(&str) -> R) -> R {
         f(seen.repos.admit(self.as_str(), REPO_CAP))
+    }
+}
+
+/// A repository of the Actions cache. Who sets its gauge shows a bounded number and removes the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheRepo<'a>(pub &'a str);
+
+impl Label for CacheRepo<'_> {
+    const CLOSED: Option<&'static [&'static str]> = None;
+    fn with<R>(&self, _: &Seen, f: impl FnOnce(&str) -> R) -> R {
+        f(self.0)
     }
 }
 

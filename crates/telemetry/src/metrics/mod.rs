@@ -109,9 +109,9 @@ impl Capped {
 struct Counter(IntCounterVec);
 
 impl Counter {
-    fn add(&self, labels: &[&str]) {
+    fn add(&self, labels: &[&str], by: u64) {
         if let Ok(counter) = self.0.get_metric_with_label_values(labels) {
-            counter.inc();
+            counter.inc_by(by);
         }
     }
 

@@ -39,6 +39,9 @@ macro_rules! per_kind {
     (family counter) => {
         Counter
     };
+    (family amount) => {
+        Counter
+    };
     (family gauge) => {
         Gauge
     };
@@ -46,6 +49,9 @@ macro_rules! per_kind {
         Histogram
     };
     (kind counter) => {
+        Kind::Counter
+    };
+    (kind amount) => {
         Kind::Counter
     };
     (kind gauge) => {
@@ -60,7 +66,13 @@ macro_rules! emit {
     (counter $(#[$help:meta])+ $method:ident ($($label:ident: $ty:ty),*)) => {
         $(#[$help])+
         pub fn $method(&self, $($label: $ty),*) {
-            with_labels!(&self.inner.seen, [], [$($label)*], shown => self.inner.families.$method.add(shown))
+            with_labels!(&self.inner.seen, [], [$($label)*], shown => self.inner.families.$method.add(shown, 1))
+        }
+    };
+    (amount $(#[$help:meta])+ $method:ident ($($label:ident: $ty:ty),*)) => {
+        $(#[$help])+
+        pub fn $method(&self, $($label: $ty,)* by: u64) {
+            with_labels!(&self.inner.seen, [], [$($label)*], shown => self.inner.families.$method.add(shown, by))
         }
     };
     (gauge $(#[$help:meta])+ $method:ident ($($label:ident: $ty:ty),*)) => {
@@ -276,6 +288,36 @@ metrics! {
     counter visibility_lost = "visibility_lost_total" (queue: QueueName);
     /// Messages being handled now.
     gauge worker_inflight = "worker_inflight" (queue: QueueName);
+
+    // --- the Actions cache -----------------------------------------------------------------------------------------
+    /// Lookups answered.
+    counter cache_requests = "cache_requests_total" (result: CacheResult);
+    /// Lookups that found an entry.
+    counter cache_hits = "cache_hits_total" ();
+    /// Lookups that found nothing.
+    counter cache_misses = "cache_misses_total" ();
+    /// Reservations, commits and downloads that were granted.
+    counter cache_operations = "cache_operations_total" (operation: CacheOperation);
+    /// Bytes of entries, when they are committed.
+    amount cache_bytes_stored = "cache_bytes_stored_total" ();
+    /// Bytes of entries that this process was asked to send.
+    amount cache_bytes_served = "cache_bytes_served_total" ();
+    /// Requests that failed because of the store.
+    counter cache_errors = "cache_errors_total" (operation: CacheCall);
+    /// Seconds of answering a request of the cache, without the transfer of bytes.
+    histogram<SHORT> cache_request = "cache_request_duration_seconds" (op: CacheCall);
+    /// Entries and leftovers that were removed.
+    counter cache_evictions = "cache_evictions_total" (reason: CacheEviction);
+    /// Bodies being received.
+    gauge cache_uploads_in_progress = "cache_uploads_in_progress" ();
+    /// Uploads that were begun, never committed, and collected.
+    counter cache_uploads_abandoned = "cache_uploads_abandoned_total" ();
+    /// Seconds of putting the pieces of an upload together.
+    histogram<WAIT> cache_assembly = "cache_assembly_seconds" ();
+    /// Bytes of a repository's entries, for the largest ones.
+    gauge cache_repo_bytes = "cache_repo_bytes" (repo: CacheRepo<'_>);
+    /// Tokens refused.
+    counter cache_auth_rejected = "cache_auth_rejected_total" (reason: CacheRefusal);
 
     // --- housekeeping ----------------------------------------------------------------------------------------------
     /// Things a housekeeping task acted upon.

@@ -51,6 +51,7 @@ for line in \
     Environment=PATH=/opt/pipx/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin \
     Environment=RUNS_FLEET_RUNNER_USER=runner \
     Environment=RUNS_FLEET_WAIT_FOR_DOCKER_SECONDS=20 \
+    "ExecStopPost=/opt/runs-fleet/runs-fleet-agent cache-off" \
     StartLimitAction=poweroff Restart=on-failure KillMode=mixed Delegate=yes; do
     check "the unit lacks $line" has "$line"
 done
@@ -60,6 +61,7 @@ done
 if [ -z "$root" ]; then
     check "the unit is not understood" systemd-analyze verify "$unit"
     check "the runner is not its account's" test "$(stat --format %U "$runner")" = runner
+    check "the trust store cannot be extended" command -v update-ca-trust
     check "jobs could not be kept from the metadata" command -v iptables-restore
     while IFS= read -r tool; do
         check "$tool is incomplete" test -d "${tool%.complete}"

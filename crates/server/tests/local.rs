@@ -139,11 +139,11 @@ fn watch_secrets(local: &mut Local) -> BTreeSet<String> {
     let orchestrator = local.orchestrator();
     let mut secrets = BTreeSet::new();
     let webhook = eventually("the orchestrator has its variables", Duration::from_secs(10), || {
-        support::variable(orchestrator, "RUNS_FLEET_GITHUB_WEBHOOK_SECRET")
+        variable(orchestrator, "RUNS_FLEET_GITHUB_WEBHOOK_SECRET")
     });
     secrets.insert(webhook);
     // The body of the key, line by line.
-    let key = support::variable(orchestrator, "RUNS_FLEET_GITHUB_APP_PRIVATE_KEY").expect("it has a key");
+    let key = variable(orchestrator, "RUNS_FLEET_GITHUB_APP_PRIVATE_KEY").expect("it has a key");
     secrets.extend(key.lines().filter(|line| !line.contains("-----")).map(str::to_owned));
     let mut seen = 0;
     while local.process.ended().is_none() {

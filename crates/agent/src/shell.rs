@@ -2,50 +2,48 @@
 //!
 //! One loop owns everything: signals, tasks, the state file. Tasks report back through one bounded channel. A panic
 //! anywhere becomes an input, so that the job's outcome is still reported and nothing is left running.
+//!
+//! `ready` — what it does without work. `recover` — a predecessor's work. `end` — the way out.
+
+mod end;
+mod ready;
+mod recover;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use domain::clock::{Clock, Rng};
 use domain::handover::HandOver as Document;
-use domain::report::{AgentReport, AgentStatus};
 use futures::FutureExt;
 use provider::handover::HandOver;
-use provider::processes::Members;
 use serde_json::Value;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::account::Account;
-use crate::cgroup::Cgroup;
 use crate::claim;
 use crate::core::{Action, Agent, Evidence, Input, Moment, Signal};
-use crate::environment::{Backend, Environment, Secrets};
-use crate::firewall;
-use crate::intercept::{Interception, Status};
-use crate::job::{self, Job, Launcher};
+use crate::environment::{Backend, Environment};
+use crate::intercept::Interception;
+use crate::job::{Job, Launcher};
 use crate::log::Log;
-use crate::logs::{Bucket, Upload};
+use crate::logs::Bucket;
 use crate::machine::Machine;
 use crate::pod;
 use crate::report::{Channel, Letter, Sender};
 use crate::runner::{self, Ready};
-use crate::standby::{self, Outcome, Until};
+use crate::standby::Outcome;
 use crate::state::{self, Phase, Recovery, State, StateFile};
 use crate::tools;
-use crate::watch::{self, Metadata};
+use crate::watch::Metadata;
 
-/// A completion waits this much longer when its `started` is still on its way.
-const STARTED_GRACE: Duration = Duration::from_secs(5);
-/// Limit of the clean-up behind the report.
-const CLEAN_WITHIN: Duration = Duration::from_secs(30);
+use ready::{docker, launcher, led};
+
 /// Limit of an end after a panic.
 const PANIC_WITHIN: Duration = Duration::from_secs(60);
 /// How long the wait for the hand-over may outlive its deadline: the last look at the store.
@@ -55,8 +53,6 @@ const LAST_LOOK: Duration = Duration::from_secs(30);
 const TAINTED_WAIT: Duration = Duration::from_secs(90);
 /// How long a job waits for its account to be kept from the metadata.
 const GUARD_WITHIN: Duration = Duration::from_secs(15);
-/// How often the container engine's socket is looked for.
-const DOCKER_LOOK: Duration = Duration::from_millis(50);
 /// With this much time left a job's owner may read a warning.
 const LITTLE_TIME: [Duration; 2] = [Duration::from_mins(10), Duration::from_mins(1)];
 
@@ -352,38 +348,6 @@ impl Shell {
         }
     }
 
-    /// What is done while there is nothing else to do: shutting the job's account out of the metadata, listening for
-    /// reclaims, looking at space, loading the runner.
-    fn get_ready(&mut self) {
-        let environment = &self.parts.environment;
-        let (log, clock) = (self.parts.log.clone(), Arc::clone(&self.parts.clock));
-        let dirs = vec!["/".into(), environment.runner_dir.clone()];
-        let meminfo = environment.proc_root.join("meminfo");
-        let every = environment.safety_every;
-        self.watches.spawn(watch::resources(dirs, meminfo, every, self.inputs.clone(), log.clone()));
-        if let Some(metadata) = &self.parts.metadata {
-            let every = environment.spot_every;
-            self.watches.spawn(watch::spot(Arc::clone(metadata), every, clock, self.inputs.clone(), log.clone()));
-        }
-        let account = self.launcher.as_ref().ok().and_then(|launcher| launcher.account.as_ref());
-        let (guarded, deny) = (self.guarded.clone(), environment.deny_metadata && self.parts.metadata.is_some());
-        match account.map(|account| account.uid).filter(|uid| deny && *uid != 0) {
-            None => guarded.cancel(),
-            Some(uid) => drop(self.watches.spawn(async move {
-                if let Err(error) = firewall::deny_metadata(uid).await {
-                    log.warn("metadata_open", &[("error", Value::from(error))]);
-                }
-                guarded.cancel();
-            })),
-        }
-        if let Ok(launcher) = &self.launcher
-            && environment.backend == Backend::Ec2
-        {
-            let (dir, claimed) = (environment.runner_dir.clone(), self.claimed.clone());
-            self.watches.spawn(runner::warm::up(dir, launcher.clone(), claimed));
-        }
-    }
-
     /// Says on disk that the agent lives, and in the log that the job has little time left.
     fn live_on(&mut self) {
         if self.state.phase == Some(Phase::Running) {
@@ -396,32 +360,6 @@ impl Shell {
                 self.parts.log.warn("runtime_warning", &[("minutes_left", (limit.as_secs() / 60).into())]);
             }
         }
-    }
-
-    /// Waits for the hand-over for at most `within` of the agent's start.
-    fn wait_for_hand_over(&mut self, within: Duration) {
-        let (store, rng) = (Arc::clone(&self.parts.store), Arc::clone(&self.parts.rng));
-        let (key, cadence) = (self.parts.environment.key.clone(), self.parts.environment.standby);
-        let (consumed, log) = (self.state.consumed.clone(), self.parts.log.clone());
-        let deadline = self.parts.started + within;
-        let ring = Arc::new(Notify::new());
-        if let Some(metadata) = &self.parts.metadata {
-            let quiet = cadence.fast * cadence.fast_polls;
-            self.watches.spawn(watch::assigned(Arc::clone(metadata), quiet, cadence.fast, Arc::clone(&ring)));
-        }
-        let clock = Arc::clone(&self.parts.clock);
-        // Files of a local machine end with it.
-        let outlives = matches!(self.parts.environment.secrets, Secrets::Parameters { .. });
-        let boot = state::boot_time(&self.parts.environment.proc_root, clock.now());
-        self.tasks.spawn(async move {
-            let stale = |document: &Document, fingerprint: &str| {
-                let reason = claim::stale(document, fingerprint, &key, &consumed);
-                reason.or_else(|| if outlives { claim::outdated(document, clock.now(), boot) } else { None })
-            };
-            let wait = standby::wait(&*store, &key, &stale, cadence, Until { deadline, ring: &ring }, &*rng, &log);
-            let outcome = tokio::time::timeout_at(deadline + LAST_LOOK, wait).await;
-            Done::Standby(outcome.unwrap_or(Outcome::NobodyCame))
-        });
     }
 
     fn stood_by(&mut self, outcome: Outcome) -> Input {
@@ -452,46 +390,6 @@ impl Shell {
                 Input::Found(assignment)
             }
         }
-    }
-
-    /// Ends what a dead predecessor left running and finds out whose job it was.
-    async fn recover(&mut self, reason: &str) -> Option<Input> {
-        self.parts.log.warn("recover", &[("reason", reason.into())]);
-        self.kill().await;
-        let document = self.parts.store.get(&self.parts.environment.key).await.ok().flatten();
-        let mut known = match document {
-            // The token is in no state file; without it the report may still be believed.
-            Some(document) => {
-                hide_secrets(&document, &self.parts.log);
-                if self.state.queue_url.is_empty() {
-                    self.state.queue_url.clone_from(&document.termination_queue_url);
-                }
-                claim::assignment(&document)
-            }
-            None => claim::assignment(&Document::default()),
-        };
-        if !self.state.job_id.is_empty() {
-            known.job = self.state.job_id.parse().ok();
-            known.run.clone_from(&self.state.run_id);
-            known.dispatch = Some(self.state.dispatch_id.as_str()).filter(|id| !id.is_empty()).map(Into::into);
-        }
-        known.job?;
-        let claimed_at = self.state.claimed_at.unwrap_or_else(|| self.parts.clock.now());
-        Some(Input::Recovered(Box::new(known), claimed_at, reason.to_owned()))
-    }
-
-    /// Sends the report that a predecessor decided, and ends what it began to end.
-    async fn resume(&mut self, completion: &str) {
-        self.parts.log.warn("resume", &[]);
-        self.kill().await;
-        let mut report = AgentReport::decode(completion).ok().map(|(report, _)| report);
-        let stored = tokio::time::timeout(LAST_LOOK, self.parts.store.get(&self.parts.environment.key)).await;
-        if let (Some(report), Ok(Ok(Some(document)))) = (&mut report, stored) {
-            hide_secrets(&document, &self.parts.log);
-            // The proof is in no state file; without it the report may still be believed.
-            report.token = Some(document.telemetry_token).filter(|token| !token.is_empty());
-        }
-        self.finish(report, Duration::ZERO).await;
     }
 
     /// Writes the claim. From here on the hand-over is this machine's.
@@ -562,126 +460,6 @@ impl Shell {
         Ok(())
     }
 
-    /// Ends everything that was started for the job, here or by a predecessor.
-    async fn kill(&self) {
-        let session = self.job.as_ref().map(|job| job.process).or(self.state.runner);
-        let members = Members { session, marker: self.parts.environment.machine.clone() };
-        let cgroup = cgroup_of(&self.parts.environment);
-        job::end(cgroup.as_ref(), &members, &self.parts.log).await;
-    }
-
-    /// The hand-over knows best where reports go.
-    fn letter(&self, report: AgentReport) -> Letter {
-        let named = Some(&self.state.queue_url).filter(|url| !url.is_empty());
-        Letter { report, queue_url: named.or(self.parts.environment.queue_url.as_ref()).cloned() }
-    }
-
-    /// Asks for the machine's end, once.
-    async fn end_machine(&mut self) -> bool {
-        if let Some(arranged) = self.ended {
-            return arranged;
-        }
-        let arranged = self.parts.machine.end(&self.parts.log).await;
-        self.ended = Some(arranged);
-        arranged
-    }
-
-    /// Leaves no process and no credential, reports, ends the machine. What the job left on the disk goes while the
-    /// operating system shuts down.
-    async fn finish(&mut self, mut report: Option<AgentReport>, logs_within: Duration) {
-        self.cancel.cancel();
-        self.tasks.shutdown().await;
-        self.watches.shutdown().await;
-        let claimed = self.state.phase.is_some();
-        let undecided = claimed && self.state.phase != Some(Phase::Finished);
-        let (dir, log) = (self.parts.environment.runner_dir.clone(), self.parts.log.clone());
-        if undecided {
-            self.decide(report.as_ref());
-        }
-        self.kill().await;
-        if let Some(report) = report.as_mut().filter(|_| undecided && self.job.is_some()) {
-            self.look_back(report, logs_within).await;
-            self.decide(Some(report));
-        }
-        if claimed {
-            runner::wipe(&dir, &log);
-        }
-        if self.parts.environment.backend == Backend::Pod {
-            self.exit_code = Some(pod::exit_code(report.as_ref()));
-        }
-        if self.send_last(report).await && claimed {
-            self.reach(Phase::Finished);
-        }
-        if !self.spare_machine {
-            self.end_machine().await;
-        }
-        if let Some(Ok(interception)) = self.interception.take() {
-            interception.end(&log).await;
-        }
-        // A pod's disk goes with it.
-        if claimed && self.parts.environment.backend != Backend::Pod {
-            let whole = self.unpacked;
-            let cleaning = tokio::task::spawn_blocking(move || runner::clean(&dir, whole, &log));
-            let _ = tokio::time::timeout(CLEAN_WITHIN, cleaning).await;
-        }
-    }
-
-    /// Writes down what will be reported, so that a successor says the same.
-    fn decide(&mut self, report: Option<&AgentReport>) {
-        let without_proof = report.map(|report| {
-            let error = report.error.as_deref().map(|error| self.parts.log.redacted(error));
-            AgentReport { token: None, error, ..report.clone() }
-        });
-        self.state.completion = without_proof.map(|report| report.encode());
-        self.reach(Phase::Finishing);
-    }
-
-    /// Adds what a run left to its report, and keeps its logs.
-    async fn look_back(&self, report: &mut AgentReport, logs_within: Duration) {
-        let (environment, log) = (&self.parts.environment, &self.parts.log);
-        let interception = match &self.interception {
-            None => Status::Disabled,
-            Some(Ok(interception)) => interception.status(),
-            Some(Err(())) => Status::Failed,
-        };
-        report.cache_interception = Some(interception.as_str().to_owned());
-        report.build_cache_interception = Some("disabled".to_owned());
-        let root = environment.tool_cache.clone();
-        let after = tokio::task::spawn_blocking(move || tools::snapshot(&root)).await.ok().flatten();
-        if let (Some(before), Some(after)) = (&self.tools, &after) {
-            report.tool_cache_misses = tools::added(before, after);
-        }
-        let (Some(document), Some(bucket)) = (&self.document, &self.parts.bucket) else { return };
-        let account = self.launcher.as_ref().ok().and_then(|launcher| launcher.account.as_ref());
-        let upload = Upload {
-            bucket: Arc::clone(bucket),
-            document,
-            key: environment.key.as_str(),
-            dir: &environment.runner_dir,
-            owner: account.map(|account| account.uid),
-            scratch: &environment.state_dir,
-            ours: report.status != AgentStatus::Success,
-        };
-        let outcome = AssertUnwindSafe(upload.run(logs_within.min(environment.logs_within), log)).catch_unwind().await;
-        report.log_upload = Some(outcome.map_or("failed", |outcome| outcome.as_str()).to_owned());
-    }
-
-    /// Sends the completion behind everything that is still to be sent; whether it was accepted.
-    async fn send_last(&mut self, report: Option<AgentReport>) -> bool {
-        let Some(report) = report else { return true };
-        let letter = self.letter(report);
-        let limit = self.parts.environment.report_timeout + STARTED_GRACE;
-        let sent = tokio::time::timeout(limit, async {
-            // The sender ends when the only way to it is gone.
-            let (closed, _) = mpsc::channel(1);
-            let reports = std::mem::replace(&mut self.reports, closed);
-            let _ = reports.send(letter).await;
-            drop(reports);
-            self.sending.join_next().await
-        });
-        matches!(sent.await, Ok(Some(Ok(true))))
-    }
-
     fn reach(&mut self, phase: Phase) {
         self.state.phase = Some(phase);
         self.save();
@@ -713,70 +491,6 @@ impl Shell {
             Input::Panicked(text) => log.error("panic", &[("error", text.as_str().into())]),
             Input::Prepared { .. } | Input::Seen(_) | Input::Idle | Input::Tick => {}
         }
-    }
-}
-
-/// How programs of the runner are started on this machine. An agent that is root needs an account for them.
-fn launcher(environment: &Environment, prefix: &[OsString], log: &Log) -> Result<Launcher, String> {
-    let privileged = rustix::process::geteuid().is_root() && environment.backend == Backend::Ec2;
-    let account = privileged.then(|| Account::find(environment.runner_user.as_deref(), Path::new("/etc")));
-    let account =
-        account.transpose().inspect_err(|error| log.error("no_account", &[("error", error.as_str().into())]))?;
-    let mut cgroup = cgroup_of(environment);
-    if let Some(Err(error)) = cgroup.as_ref().map(Cgroup::make) {
-        log.warn("cgroup_unavailable", &[("error", Value::from(error.to_string()))]);
-        cgroup = None;
-    }
-    Ok(Launcher {
-        prefix: prefix.to_vec(),
-        account,
-        cgroup,
-        machine: environment.machine.clone(),
-        passthrough: environment.passthrough.clone(),
-    })
-}
-
-/// The control group of the job on this machine, which is one of its own.
-fn cgroup_of(environment: &Environment) -> Option<Cgroup> {
-    let name = format!("job-{}", environment.key);
-    (environment.backend == Backend::Ec2).then(|| Cgroup::below_ours(Path::new("/proc"), &name)).flatten()
-}
-
-/// Leads the job to a listener, or says why not.
-async fn led(
-    begun: Result<Interception, String>,
-    dir: &Path,
-    launcher: &Launcher,
-    log: &Log,
-) -> Result<Interception, ()> {
-    let reason = match begun {
-        Ok(interception) => match runner::lead(&interception, dir, launcher).await {
-            Ok(()) => {
-                log.info("cache_engaged", &[]);
-                return Ok(interception);
-            }
-            Err(reason) => {
-                interception.end(log).await;
-                reason
-            }
-        },
-        Err(reason) => reason,
-    };
-    log.warn("cache_not_engaged", &[("error", Value::from(reason))]);
-    Err(())
-}
-
-/// Waits until the container engine answers its socket's name, for at most `within`.
-async fn docker(within: Duration, log: &Log) {
-    let deadline = Instant::now() + within;
-    while !Path::new("/var/run/docker.sock").exists() {
-        if Instant::now() >= deadline {
-            if !within.is_zero() {
-                log.warn("docker_missing", &[]);
-            }
-            return;
-        }
-        tokio::time::sleep(DOCKER_LOOK).await;
     }
 }
 

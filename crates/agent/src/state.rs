@@ -104,9 +104,10 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// The file in `dir`, which is made (mode 0700) if missing.
+    /// The file in `dir`, which is made (mode 0700) if missing. What a predecessor was writing when it died goes.
     pub fn open(dir: &Path) -> io::Result<Self> {
         provider::files::private_dir(dir)?;
+        provider::files::clear_unfinished(dir)?;
         Ok(Self { path: dir.join("state.json") })
     }
 

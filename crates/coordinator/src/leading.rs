@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,6 +16,22 @@ use crate::{Coordinator, Leadership, Terms};
 const GRACE: Duration = Duration::from_secs(60);
 /// Between work that panicked and its next run here.
 const REST: Duration = Duration::from_secs(60);
+
+impl Coordinator {
+    /// [`while_leading`] as a task of its own: what one replica does for all.
+    pub fn lead<W, F>(
+        self: &Arc<Self>,
+        stop: &CancellationToken,
+        work: W,
+    ) -> impl Future<Output = ()> + Send + use<W, F>
+    where
+        W: FnMut(Leadership) -> F + Send,
+        F: Future<Output = ()> + Send,
+    {
+        let (coordinator, stop) = (Arc::clone(self), stop.clone());
+        async move { while_leading(&coordinator, stop, work).await }
+    }
+}
 
 /// Runs `work` once in every term of this replica, until `stop`.
 ///

@@ -22,7 +22,7 @@ use domain::report::{AgentReport, AgentStatus};
 use domain::runner::{FinalReport, Runner, RunnerState};
 use github::client::Priority;
 use queue::{Delivery, Disposition, Handler};
-use telemetry::metrics::BootstrapPhase;
+use telemetry::metrics::{BootstrapPhase, CacheInterception};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -97,6 +97,16 @@ fn runtime(report: &AgentReport) -> Duration {
         (0, Some(from), Some(to)) => clock::since(to, from),
         (seconds, ..) => Duration::from_secs(seconds),
     }
+}
+
+/// `None` is a word of another release.
+fn interception(word: &str) -> Option<CacheInterception> {
+    Some(match word {
+        "engaged" => CacheInterception::Engaged,
+        "failed" => CacheInterception::Failed,
+        "disabled" => CacheInterception::Disabled,
+        _ => return None,
+    })
 }
 
 impl Dispatch {
@@ -201,6 +211,9 @@ impl Dispatch {
         if self.is_of_an_earlier_assignment(report).await? {
             self.clear_earlier(report).await;
             return Ok(Handled::Done);
+        }
+        if let Some(status) = report.cache_interception.as_deref().and_then(interception).filter(|_| first) {
+            self.ports.metrics.runner_cache_interception(status);
         }
         let row = self
             .change_runner(key, |row| {

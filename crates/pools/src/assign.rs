@@ -50,6 +50,8 @@ pub struct Spare {
     pub machine: Machine,
     /// Whether it ran: then it acts as soon as its hand-over is there. Else it must be started.
     pub was_running: bool,
+    /// How long it took to see what the pool has; the rest of a reservation is the claim and another look.
+    pub looked: Duration,
     _reserved: Reserved,
 }
 
@@ -94,7 +96,9 @@ impl WarmPools {
         spec: &LaunchSpec,
         tried: &[RunnerKey],
     ) -> Result<Option<Spare>, Error> {
+        let began = Instant::now();
         let Some(view) = self.view(pool).await? else { return Ok(None) };
+        let looked = began.elapsed();
         let now = self.ports.clock.now();
         let hot = target::hot(&view.pool, self.settings.hot.as_ref()).is_some() || view.pool.config.desired_running > 0;
         let hot = hot || view.pool.config.schedules.iter().any(|entry| entry.desired_running > 0);
@@ -116,6 +120,7 @@ impl WarmPools {
                         job,
                         machine: found,
                         was_running,
+                        looked,
                         _reserved: reserved,
                     }));
                 }

@@ -43,6 +43,12 @@ impl Times {
         fresh: s(10),
     };
 
+    /// The same for agents that give up waiting after `deadline`: spares are replaced when a twelfth of it is left.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { standby: deadline - deadline / 12, ..self }
+    }
+
     /// The same, `divisor` times faster.
     #[must_use]
     pub fn divided(self, divisor: u32) -> Self {
@@ -62,3 +68,13 @@ impl Times {
 }
 
 const _: () = assert!(Times::PRODUCTION.dwell.as_secs() > Times::PRODUCTION.tick.as_secs());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_deadline_leaves_ten_minutes() {
+        assert_eq!(Times::PRODUCTION.with_deadline(s(120 * 60)), Times::PRODUCTION);
+    }
+}

@@ -3,14 +3,30 @@
 use std::time::Duration;
 
 use config::HotPoolCaps;
-use db::pools::Tuning;
-use domain::clock::{Timestamp, since};
+use db::pools::{Pool, Tuning};
+use domain::clock::{SignedDuration, Timestamp, since};
 use domain::job::Job;
 
 use crate::concurrency;
 
 #[cfg(test)]
 mod tests;
+
+/// Whether a pool's history should be read at once, not by the next hourly run: the pool is new or came back after a
+/// quiet night, or there was too little to go by and a job came since.
+pub fn is_due(pool: &Pool, caps: &HotPoolCaps) -> bool {
+    let known = |tuning: &Tuning| {
+        let newer = pool.last_job_time.is_some_and(|at| at > tuning.at);
+        tuning.jobs >= caps.min_jobs_to_activate || !newer
+    };
+    pool.ephemeral && !pool.tuning.as_ref().is_some_and(known)
+}
+
+/// Jobs since then count.
+pub fn window(caps: &HotPoolCaps, now: Timestamp) -> Timestamp {
+    let days = SignedDuration::from_hours(24 * i64::from(caps.lookback_days));
+    now.checked_sub(days).unwrap_or(Timestamp::MIN)
+}
 
 /// What the jobs of the last days suggest. A pool without bursts, or without jobs, stays cold; that is said, too.
 pub fn recommend(jobs: &[Job], caps: &HotPoolCaps, now: Timestamp) -> Tuning {

@@ -38,7 +38,11 @@ pub(crate) fn build(config: &Config, parts: Parts) -> Arc<WarmPools> {
         owner: format!("{}-{}", config.core.replica_id, &boot[..8]),
         zone: config.tuning.schedule_timezone.clone(),
         hot: config.fleet.as_ref().and_then(|fleet| fleet.hot_pools),
-        times: Times::PRODUCTION.divided(config.tuning.time_divisor),
+        times: config
+            .fleet
+            .as_ref()
+            .map_or(Times::PRODUCTION, |fleet| Times::PRODUCTION.with_deadline(fleet.standby_deadline))
+            .divided(config.tuning.time_divisor),
     };
     assemble(settings, parts)
 }

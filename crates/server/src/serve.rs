@@ -10,7 +10,7 @@ use anyhow::Context;
 use axum::Router;
 use cache::Cache;
 use config::{Config, Loaded, SystemFiles};
-use coordinator::{BootClock, Coordinator, Leadership, while_leading};
+use coordinator::{BootClock, Coordinator};
 use dispatch::sweeps::{self, Sweep};
 use dispatch::{Dispatch, Events, Reports, Webhooks, Worker};
 use domain::clock::{Clock, Rng, SystemClock};
@@ -200,7 +200,7 @@ async fn run(
         let consumer = Consumer::observed(queue, consuming, handler, Arc::clone(&rng), observer.clone());
         tasks.spawn(consumer.run(stop.clone()));
     }
-    tasks.spawn(lead(&coordinator, &stop, move |term| Arc::clone(&keeper).lead(term)));
+    tasks.spawn(coordinator.lead(&stop, move |term| Arc::clone(&keeper).lead(term)));
     let mut keeping = JoinSet::new();
     for task in upkeep {
         keeping.spawn(task);
@@ -208,14 +208,13 @@ async fn run(
     let watched: Vec<_> =
         queues.iter().flat_map(|q| [Some(Arc::clone(&q.queue)), q.dead_letters.clone()]).flatten().collect();
     let (sweeping, measured) = (Arc::clone(&dispatch), metrics.clone());
-    tasks.spawn(lead(&coordinator, &stop, move |term| {
-        sweeps::run_some(Arc::clone(&sweeping), Sweep::LOOPS, term.over())
-    }));
-    tasks.spawn(lead(&coordinator, &stop, move |term| observe::depths(watched.clone(), measured.clone(), term.over())));
+    tasks
+        .spawn(coordinator.lead(&stop, move |term| sweeps::run_some(Arc::clone(&sweeping), Sweep::LOOPS, term.over())));
+    tasks.spawn(coordinator.lead(&stop, move |term| observe::depths(watched.clone(), measured.clone(), term.over())));
     if let Some(pools) = dispatch.ports().pools.clone() {
         let (demanded, until) = (Arc::clone(&pools), stop.clone());
         tasks.spawn(async move { demanded.run_demand(until).await });
-        tasks.spawn(lead(&coordinator, &stop, move |term| {
+        tasks.spawn(coordinator.lead(&stop, move |term| {
             let pools = Arc::clone(&pools);
             async move { pools.run_leader(term).await }
         }));
@@ -263,20 +262,6 @@ async fn run(
     }
     info!(event = "server_stopped", clean, "stopped");
     Ok(clean)
-}
-
-/// What one replica does for all: `work`, in every term of this one.
-fn lead<W, F>(
-    coordinator: &Arc<Coordinator>,
-    stop: &CancellationToken,
-    work: W,
-) -> impl Future<Output = ()> + Send + use<W, F>
-where
-    W: FnMut(Leadership) -> F + Send,
-    F: Future<Output = ()> + Send,
-{
-    let (coordinator, stop) = (Arc::clone(coordinator), stop.clone());
-    async move { while_leading(&coordinator, stop, work).await }
 }
 
 /// The election that the configuration asks for. Its timings are never divided: replicas must agree on them.

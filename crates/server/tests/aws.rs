@@ -13,7 +13,8 @@ mod support;
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,20 +41,27 @@ struct Server {
 impl Server {
     fn start(account: &Account, github: &SimulatedGitHub, dir: &Path, address: SocketAddr) -> Self {
         let log = File::options().create(true).append(true).open(dir.join("server.log")).expect("a log");
-        let mut command = program();
+        let mut command = configured(account, github);
         command
             .args(["serve", "--simulated-github"])
-            .envs(account.environment())
             .env("RUNS_FLEET_LISTEN_ADDR", address.to_string())
-            .env("RUNS_FLEET_GITHUB_APP_ID", github.app_id().to_string())
-            .env("RUNS_FLEET_GITHUB_APP_PRIVATE_KEY", APP_PRIVATE_KEY)
-            .env("RUNS_FLEET_GITHUB_WEBHOOK_SECRET", SECRET)
-            .env("RUNS_FLEET_GITHUB_API_URL", github.api_url())
-            .env("RUNS_FLEET_GITHUB_SERVER_URL", github.api_url())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
         Self { process: Process::start(&mut command), address }
     }
+}
+
+/// The program, with everything it has to know.
+fn configured(account: &Account, github: &SimulatedGitHub) -> Command {
+    let mut command = program();
+    command
+        .envs(account.environment())
+        .env("RUNS_FLEET_GITHUB_APP_ID", github.app_id().to_string())
+        .env("RUNS_FLEET_GITHUB_APP_PRIVATE_KEY", APP_PRIVATE_KEY)
+        .env("RUNS_FLEET_GITHUB_WEBHOOK_SECRET", SECRET)
+        .env("RUNS_FLEET_GITHUB_API_URL", github.api_url())
+        .env("RUNS_FLEET_GITHUB_SERVER_URL", github.api_url());
+    command
 }
 
 async fn github(seed: u64) -> SimulatedGitHub {
@@ -213,4 +221,93 @@ async fn every_job_is_served_and_nothing_is_left() {
 async fn bad_weather_loses_no_job_and_leaks_no_machine() {
     let weather = Weather { throttled: 0.02, lost: 0.01, partial: 0.2, no_capacity: 0.15 };
     whole_system(jobs(300), Trouble { weather: Some(weather), kills: 4, divisor: 2 }).await;
+}
+
+/// A job of a pool with running spares takes one of them: no machine is asked for, and every step is short. Prints how
+/// long each took.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_warm_start_asks_for_no_machine() {
+    const JOBS: usize = 12;
+    let _alone = ALONE.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let account = tokio::task::spawn_blocking(Account::create).await.unwrap();
+    let spares = ["pools", "set", "web", "--arch", "arm64", "--cpu", "2", "--running", &JOBS.to_string()];
+    let github = github(1).await;
+    let set = support::run(configured(&account, &github).args(spares));
+    assert!(set.status.success(), "{}", support::text(&set));
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let server = Mutex::new(Server::start(&account, &github, dir.path(), address));
+    ready(&server, dir.path()).await;
+    github.set_webhook_url(&format!("http://{address}/webhook")).unwrap();
+
+    let (url, sha256) = github.runner_package().expect("a runner");
+    let runner = [("RUNS_FLEET_RUNNER_URL", url.clone()), ("RUNS_FLEET_RUNNER_SHA256", sha256.to_owned())];
+    let mut machines = Machines::new(&dir.path().join("machines"), &account, 2 * JOBS, &runner);
+    let ec2 = account.instances();
+    let waiting = async {
+        eventually(Duration::from_secs(300), async || {
+            let waits = |dir: &PathBuf| {
+                std::fs::read_to_string(dir.join("agent.log")).is_ok_and(|log| log.contains("agent_start"))
+            };
+            let count = agents(dir.path()).iter().filter(|dir| waits(dir)).count();
+            (count < JOBS).then(|| format!("{count} of {JOBS} spares wait: {}", log(dir.path())))
+        })
+        .await;
+    };
+    tokio::select! {
+        () = waiting => {}
+        () = machines.run(&ec2) => unreachable!("it runs until it is dropped"),
+    }
+    let mut load = Load::new("acme/widgets".parse().unwrap(), 1, Arc::new(SeededRng::new(1)));
+    load.classes = vec![vec!["runs-fleet/cpu=2/arch=arm64/pool=web".to_owned()]];
+    load.jobs = Some(JOBS as u64);
+    load.deadline = Some(Duration::from_secs(300));
+    let stop = CancellationToken::new();
+    let (end, _) = tokio::select! {
+        ended = load::run(&github, &load, &stop) => ended.unwrap(),
+        () = machines.run(&ec2) => unreachable!("it runs until it is dropped"),
+    };
+    assert_eq!(end, End::Settled, "{}", log(dir.path()));
+
+    let text = std::fs::read_to_string(dir.path().join("server.log")).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
+    let mut steps = std::collections::BTreeMap::<String, Vec<f64>>::new();
+    for line in of("job_assigned") {
+        assert_eq!(line["source"], "hot_pool", "{line}");
+        for step in line["steps"].as_str().expect("text").split(' ') {
+            let (name, took) = step.split_once('=').expect("a step and its time");
+            steps.entry(name.to_owned()).or_default().push(took.trim_end_matches("ms").parse().expect("a number"));
+        }
+    }
+    assert_eq!(steps["hand_over"].len(), JOBS);
+    assert!(!steps.contains_key("launch") && !steps.contains_key("start"), "{steps:?}");
+    let stamp = |value: &serde_json::Value| value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    for written in of("config_stored") {
+        let machine = dir.path().join("machines").join(written["instance_id"].as_str().expect("its machine"));
+        let Ok(state) = std::fs::read(machine.join("state.json")) else { continue };
+        let state: serde_json::Value = serde_json::from_slice(&state).expect("JSON");
+        let (written, found) = (stamp(&written["time"]), stamp(&state["claimed_at"]));
+        let (Some(written), Some(found)) = (written, found) else { continue };
+        let found_ms = found.as_millisecond();
+        let mut note = |name: &str, ms: i64| steps.entry(name.to_owned()).or_default().push(ms as f64);
+        note("found", found_ms - written.as_millisecond());
+        if let Some(started) = state["run_started_at_ms"].as_i64() {
+            note("run.sh", started - found_ms);
+        }
+    }
+    for (name, took) in &mut steps {
+        took.sort_unstable_by(f64::total_cmp);
+        let last = took.len() - 1;
+        println!("{name}: {} times, p50 {:.1} ms, p95 {:.1} ms", took.len(), took[last / 2], took[last * 19 / 20]);
+    }
+    let metrics = tokio::task::spawn_blocking(move || get(address, "/metrics").body).await.unwrap();
+    for line in metrics.lines().filter(|line| line.starts_with("runs_fleet_webhook_handler_seconds_")) {
+        println!("{line}");
+    }
+}
+
+fn agents(dir: &Path) -> Vec<PathBuf> {
+    let all = std::fs::read_dir(dir.join("machines")).into_iter().flatten().flatten();
+    all.map(|entry| entry.path()).collect()
 }

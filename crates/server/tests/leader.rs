@@ -197,7 +197,7 @@ fn a_server_that_cannot_elect_does_not_start() {
     command.arg("serve").envs(names).current_dir(dir.path());
     for (name, value) in [
         ("RUNS_FLEET_COORDINATOR_ENABLED", "true"),
-        ("RUNS_FLEET_LISTEN_ADDR", "127.0.0.1:0"),
+        ("RUNS_FLEET_LISTEN_ADDR", &format!("127.0.0.1:{}", free_port())),
         ("RUNS_FLEET_GITHUB_APP_ID", "1"),
         ("RUNS_FLEET_GITHUB_APP_PRIVATE_KEY", PRIVATE_KEY),
         ("RUNS_FLEET_GITHUB_WEBHOOK_SECRET", "webhook-secret-0123456789"),

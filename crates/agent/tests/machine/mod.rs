@@ -81,6 +81,14 @@ impl After {
     }
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if self.path("machine.was").exists() {
+            let _ = Command::new("umount").arg("-l").arg(self.path("machine")).output();
+        }
+    }
+}
+
 impl Machine {
     /// A machine without runner and hand-over.
     pub(crate) fn bare() -> Self {
@@ -155,6 +163,22 @@ impl Machine {
     /// From now on the agent is started through this command.
     pub(crate) fn within(&self, command: &[&str]) {
         *self.through.lock().unwrap() = command.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// From now on what the agent and its job may write to has a few megabytes. `false`: that takes root.
+    #[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]
+    pub(crate) fn small_disk(&self) -> bool {
+        let (disk, was) = (self.path("machine"), self.path("machine.was"));
+        fs::rename(&disk, &was).unwrap();
+        fs::create_dir(&disk).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "small-disk"]).arg(&disk).output();
+        let mounted = mount.is_ok_and(|output| output.status.success());
+        if !mounted {
+            eprintln!("SKIPPED: no disk of its own could be mounted");
+        }
+        let copied = Command::new("cp").arg("-a").arg(was.join(".")).arg(&disk).status().unwrap();
+        assert!(copied.success());
+        mounted
     }
 
     /// Starts the agent.

@@ -1,6 +1,8 @@
 //! What a runner may do.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::handover::Credential;
 
@@ -101,6 +103,7 @@ pub(crate) fn rows() -> Vec<Row> {
             "echo $ACTIONS_RUNNER_INPUT_JITCONFIG > .credentials; echo x > .runner; mkdir -p _diag; ln -s / _work; {SERVE}"
         ))
         .check(|_, _, _| assert!(fs::read_dir("/").unwrap().count() > 5)),
+        full_disk(),
         row("no script", SERVE)
             .set("RUNS_FLEET_RUNNER_RELEASES_URL", "http://127.0.0.1:9")
             .given(|instance| {
@@ -194,4 +197,21 @@ pub(crate) fn rows() -> Vec<Row> {
             })
             .check(|instance, _, _| assert!(!instance.machine.seen("ls").contains(".credentials"))),
     ]
+}
+
+/// The agent cannot write down how far it is either, and reports and ends all the same.
+fn full_disk() -> Row {
+    let fill =
+        "mkdir -p _work; head -c 64000000 /dev/zero > _work/fill; echo x > _work/more; echo $? > $FAKE_DIR/wrote";
+    let has_room = Arc::new(AtomicBool::new(false));
+    let roomy = Arc::clone(&has_room);
+    row("a full disk", &format!("{fill}; {SERVE}"))
+        .given(move |instance| {
+            roomy.store(!instance.machine.small_disk(), Ordering::SeqCst);
+            instance.hand_over(&instance.document());
+        })
+        .check(move |instance, _, _| {
+            let wrote = fs::read_to_string(instance.machine.path("seen/wrote")).unwrap();
+            assert_eq!(wrote.trim() == "0", has_room.load(Ordering::SeqCst), "whether there was room");
+        })
 }

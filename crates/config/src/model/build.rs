@@ -197,6 +197,7 @@ fn fleet(v: &Typed<'_>, effective: &Effective) -> Fleet {
             lookback_days: cap("lookbackDays"),
             burst_gap_minutes: cap("burstGapMinutes"),
         }),
+        standby_deadline: v.minutes("RUNS_FLEET_STANDBY_DEADLINE_MINUTES"),
     }
 }
 

@@ -274,6 +274,8 @@ pub struct Fleet {
     pub batch_linger: Duration,
     /// Limits of hot pools; `None`: off.
     pub hot_pools: Option<HotPoolCaps>,
+    /// A machine whose agent has found no work for so long ends itself.
+    pub standby_deadline: Duration,
 }
 
 /// A toleration of a pod, as in the Kubernetes API.

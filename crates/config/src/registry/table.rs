@@ -181,6 +181,8 @@ const FLEET: &[Variable] = &[
     int("RUNS_FLEET_FLEET_BATCH_LINGER_MS", 0, 2000).or("100").within(Ec2).doc(N, "How long a batch fills."),
     v("RUNS_FLEET_HOT_POOLS_ENABLED", Bool).or("false").within(Ec2).doc(L, "Keep machines running for busy pools."),
     v("RUNS_FLEET_HOT_POOL_CAPS", Json(hot_pool_caps)).or("{}").within(Ec2).doc(L, "Limits of that."),
+    int("RUNS_FLEET_STANDBY_DEADLINE_MINUTES", 1, 14_400).or("120").within(Ec2)
+        .doc(L, "What agents have: without work a machine ends itself after this. Spares are replaced before."),
 ];
 
 const KUBERNETES: &[Variable] = &[
@@ -370,7 +372,6 @@ pub const AGENT: &[&str] = &[
     "RUNS_FLEET_SHUTDOWN_COMMAND",
     "RUNS_FLEET_SPOT_POLL_MS",
     "RUNS_FLEET_SSM_PARAMETER",
-    "RUNS_FLEET_STANDBY_DEADLINE_MINUTES",
     "RUNS_FLEET_STANDBY_DEADLINE_SECONDS",
     "RUNS_FLEET_STANDBY_FAST_POLLS",
     "RUNS_FLEET_STANDBY_FAST_POLL_MS",

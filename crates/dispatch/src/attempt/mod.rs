@@ -27,11 +27,13 @@
 //! * `prepare` — bind, mint, hand over, start; and the same again after a crash.
 //! * `undo` — what follows from a failure.
 //! * `spare` — what becomes of a machine whose job was lost.
+//! * `steps` — where the time went.
 
 mod capacity;
 mod claim;
 mod prepare;
 mod spare;
+mod steps;
 mod undo;
 mod warm;
 
@@ -41,7 +43,7 @@ use std::time::Duration;
 use db::Outcome;
 use domain::clock::{self, Timestamp};
 use domain::gh;
-use domain::ids::LeaseToken;
+use domain::ids::{LeaseToken, RunnerKey};
 use domain::job::apply::Context;
 use domain::job::{Event, FailureClass, Job, JobState, Origin};
 use domain::message::JobMessage;
@@ -51,9 +53,10 @@ use provider::compute::{self, Machine};
 use queue::Disposition;
 use telemetry::metrics::{SchedulingFailure, Source};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::claim::{Claimed, Work};
+use self::steps::Steps;
 use crate::batch::Approach;
 use crate::context::{Dispatch, Error};
 use crate::records::{WRITE_TRIES, pool_of, repo_of};
@@ -106,10 +109,11 @@ struct Attempt {
     answered: bool,
     /// The hand-over was (perhaps) written: the machine may register, and is never ended blindly.
     handed_over: bool,
+    steps: Steps,
 }
 
 impl Attempt {
-    const fn new(job: Job, token: LeaseToken, deadline: Instant) -> Self {
+    const fn new(job: Job, token: LeaseToken, deadline: Instant, steps: Steps) -> Self {
         Self {
             job,
             token,
@@ -120,6 +124,7 @@ impl Attempt {
             start: Start::NotAsked,
             answered: false,
             handed_over: false,
+            steps,
         }
     }
 
@@ -163,12 +168,14 @@ impl Dispatch {
             return Ok(keep_for(Duration::ZERO));
         }
         let deadline = Instant::now() + timings.process;
+        let mut steps = Steps::new();
         let approach = self.batcher.approach();
         let claimed = match self.claim(message, sent_at).await? {
             Claimed::Work(claimed) => claimed,
             Claimed::Answer(disposition) => return Ok(disposition),
         };
-        let mut attempt = Attempt::new(claimed.job.clone(), claimed.token.clone(), deadline);
+        steps.done("claim");
+        let mut attempt = Attempt::new(claimed.job.clone(), claimed.token.clone(), deadline, steps);
         attempt.approach = Some(approach);
         let failure = match tokio::time::timeout_at(deadline, self.work(&mut attempt, *claimed)).await {
             Ok(Ok(worked)) => {
@@ -227,6 +234,7 @@ impl Dispatch {
                 Some(machine) => machine,
                 None => self.launch(attempt).await?,
             };
+            attempt.steps.done("launch");
             attempt.approach = None;
             attempt.machine = Some(machine.clone());
             match self.bind_machine(attempt, &machine).await {
@@ -326,6 +334,14 @@ impl Dispatch {
 
     fn assigned(&self, attempt: &Attempt, sent_at: Option<Timestamp>) {
         let job = &attempt.job;
+        info!(
+            event = "job_assigned",
+            job_id = job.id.get(),
+            instance_id = job.instance.as_ref().map(RunnerKey::as_str),
+            source = job.origin().map(Origin::as_str),
+            steps = %attempt.steps,
+            "the job's machine has everything"
+        );
         let source = job.origin().map(|origin| match origin {
             Origin::HotPool => Source::HotPool,
             Origin::WarmPool => Source::WarmPool,

@@ -82,6 +82,7 @@ impl Dispatch {
                     let before = std::mem::replace(&mut attempt.job, job);
                     self.moved(&before, &attempt.job, Move::Bind, "bind").await;
                     self.tell(News::Runner { key: row.key.clone(), state: row.state.as_str() });
+                    attempt.steps.done("bind");
                     return Ok(row);
                 }
                 Outcome::Lost => {
@@ -109,6 +110,7 @@ impl Dispatch {
         } else {
             let Some(message) = attempt.job.next_message() else { return Err(Failure::Fenced) };
             let minted = self.mint(&message, runner).await?;
+            attempt.steps.done("mint");
             let name = minted.name.clone();
             let id = match &minted.credential {
                 mint::Minted::Jit { runner_id, .. } => Some(*runner_id),
@@ -144,6 +146,7 @@ impl Dispatch {
                     return Err(failed_hand_over(&error));
                 }
             }
+            attempt.steps.done("hand_over");
             info!(
                 event = "config_stored",
                 job_id = attempt.job.id.get(),
@@ -161,9 +164,13 @@ impl Dispatch {
                 }
                 return Err(Failure::NotStarted(error));
             }
+            attempt.steps.done("start");
         }
         match self.fenced(attempt, JobState::Launched, Job::prepared).await {
-            Ok(()) => Ok(Worked::Prepared),
+            Ok(()) => {
+                attempt.steps.done("note");
+                Ok(Worked::Prepared)
+            }
             // The runner confirmed, or GitHub gave the job elsewhere, before we could note that we were done: either
             // way nothing is left to do here, and the machine finds its own work.
             Err(Failure::Fenced) if attempt.job.state == JobState::Running && attempt.job.is_on(key) => {

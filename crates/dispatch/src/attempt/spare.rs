@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::claim::Claimed;
+use super::steps::Steps;
 use super::{Attempt, Failure};
 use crate::context::{Dispatch, Error};
 
@@ -74,7 +75,7 @@ impl Dispatch {
                 // It got a machine meanwhile; its own message finishes that.
                 continue;
             }
-            let mut attempt = Attempt::new(claimed.job, claimed.token, deadline);
+            let mut attempt = Attempt::new(claimed.job, claimed.token, deadline, Steps::new());
             // It has waited, and may have ended meanwhile: nobody needs a machine for that.
             if self.must_ask_github(&attempt.job, claimed.existed) {
                 match self.still_queued(&mut attempt).await {

@@ -63,6 +63,7 @@ impl Dispatch {
                     break;
                 }
             };
+            attempt.steps.split("look", spare.looked, "reserve");
             tried.push(spare.machine.key.clone());
             // No batch need wait for it.
             attempt.approach = None;

@@ -6,6 +6,7 @@ use cache::token::Keys;
 use dispatch::CacheAccess;
 use domain::gh::Conclusion;
 use domain::job::{JobState, Settled};
+use domain::report::{AgentReport, AgentStatus};
 use secrecy::SecretString;
 
 use crate::support::faults::Port;
@@ -48,6 +49,21 @@ async fn a_job_is_let_into_the_cache_where_there_is_one() {
         assert_eq!(caller.map(|caller| caller.repo.to_string()).ok(), served.then(|| document.repo.to_lowercase()));
         world.settle_down(minutes(20)).await;
         world.must_be_served(job).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn machines_that_could_not_lead_a_job_to_the_cache_are_counted() {
+    let world = World::new();
+    for (word, first) in [("failed", true), ("failed", false), ("engaged", true), ("a word of the future", true)] {
+        let mut report = AgentReport::new("i-1".into(), AgentStatus::Success);
+        report.cache_interception = Some(word.to_owned());
+        world.dispatch().report(&report, first).await.unwrap();
+    }
+    let counted = world.metrics.render();
+    for status in ["failed", "engaged"] {
+        let line = format!("runner_cache_interception_total{{status=\"{status}\"}} 1");
+        assert!(counted.contains(&line), "{line}: {counted}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What pools need done once in a while.
 
 use ::pools::{Removal, Removed, target, tuner};
-use domain::clock::{SignedDuration, Timestamp, since};
+use domain::clock::since;
 use telemetry::metrics::HousekeepingAction;
 
 use crate::context::{Error, Housekeeping};
@@ -64,7 +64,6 @@ impl Housekeeping {
             run.note("hot pools are off: RUNS_FLEET_HOT_POOLS_ENABLED");
             return Ok(());
         };
-        let window = SignedDuration::from_hours(24 * i64::from(caps.lookback_days));
         for pool in self.ports.pools.list().await? {
             if run.ask.pool.as_ref().is_some_and(|only| *only != pool.name) {
                 continue;
@@ -74,8 +73,7 @@ impl Housekeeping {
             }
             let now = self.now();
             let tuned = async {
-                let since = now.checked_sub(window).unwrap_or(Timestamp::MIN);
-                let jobs = self.dispatch().jobs.pool_history(&pool.name, since).await?;
+                let jobs = self.dispatch().jobs.pool_history(&pool.name, tuner::window(caps, now)).await?;
                 let tuning = tuner::recommend(&jobs, caps, now);
                 let written = match run.ask.dry_run {
                     true => true,

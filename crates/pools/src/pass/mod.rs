@@ -34,7 +34,7 @@ use crate::health::{self, Fate};
 use crate::plan::{self, Plan, Progress, Snapshot};
 use crate::target::{self, Target};
 use crate::warm::{WarmPools, lock};
-use crate::{concurrency, observe, schedule};
+use crate::{concurrency, observe, schedule, tuner};
 
 mod act;
 
@@ -136,7 +136,7 @@ impl WarmPools {
     /// Passes over a pool once.
     pub async fn pass(&self, name: &PoolName, scope: Scope<'_>) -> Passed {
         let began = Instant::now();
-        let (mut hold, pool) = match self.hold(name, scope).await {
+        let (mut hold, mut pool) = match self.hold(name, scope).await {
             Ok(Some(held)) => held,
             Ok(None) => return Passed::Skipped,
             Err(error) => return failed(name, &error),
@@ -146,7 +146,7 @@ impl WarmPools {
             return Passed::Skipped;
         }
         let mut report = Report::default();
-        let passed = match self.pass_held(&mut hold, &pool, &mut report).await {
+        let passed = match self.pass_held(&mut hold, &mut pool, &mut report).await {
             Ok(None) => Passed::Done,
             // What worked is recorded all the same.
             Ok(Some(trouble)) => {
@@ -198,7 +198,16 @@ impl WarmPools {
     }
 
     /// What went wrong besides, if the pass could go on all the same.
-    async fn pass_held(&self, hold: &mut Hold<'_>, pool: &Pool, report: &mut Report) -> Result<Option<String>, Halt> {
+    async fn pass_held(
+        &self,
+        hold: &mut Hold<'_>,
+        pool: &mut Pool,
+        report: &mut Report,
+    ) -> Result<Option<String>, Halt> {
+        if let Scope::Leader(leadership) = hold.scope {
+            self.learn(pool, leadership).await;
+        }
+        let pool = &*pool;
         let (plan, target) = self.plan(pool, hold.scope).await?;
         let leads = matches!(hold.scope, Scope::Leader(_));
         // A pass for demand does not judge, but obeys.
@@ -269,6 +278,28 @@ impl WarmPools {
             idle_since,
         };
         Ok((Plan::new(snapshot), target))
+    }
+
+    /// Reads how a pool's spares should linger, if that cannot wait for the hourly task. Without an answer they do as
+    /// they did.
+    async fn learn(&self, pool: &mut Pool, leadership: &Leadership) {
+        let Some(caps) = self.settings.hot.as_ref().filter(|caps| tuner::is_due(pool, caps)) else {
+            return;
+        };
+        let now = self.ports.clock.now();
+        let jobs = match bounded(self.ports.jobs.pool_history(&pool.name, tuner::window(caps, now))).await {
+            Ok(jobs) => jobs,
+            Err(error) => {
+                debug!(pool_name = pool.name.as_str(), %error, "the history of a pool could not be read");
+                return;
+            }
+        };
+        let tuning = tuner::recommend(&jobs, caps, now);
+        match bounded(self.ports.pools.tune(&pool.name, &tuning, Some(leadership.fence()))).await {
+            Ok(Outcome::Applied(())) => pool.tuning = Some(tuning),
+            Ok(Outcome::Lost) => {}
+            Err(error) => debug!(pool_name = pool.name.as_str(), %error, "a recommendation could not be written"),
+        }
     }
 
     async fn p90(&self, name: &PoolName) -> Option<u32> {

@@ -48,3 +48,22 @@ fn little_history_and_no_bursts_leave_a_pool_cold() {
     let none = recommend(&jobs(&apart, 300), &CAPS, at(50_000));
     assert_eq!((none.linger_minutes, none.bursts, none.reason.as_str()), (0, 6, "no-burst-pattern"));
 }
+
+#[test]
+fn a_history_is_read_at_once_while_there_is_little_of_it() {
+    let few = recommend(&jobs(&[0, 60, 120, 180], 300), &CAPS, at(9000));
+    let enough = recommend(&jobs(&[0, 60, 120, 180, 240], 300), &CAPS, at(9000));
+    for (ephemeral, tuning, last_job, due) in [
+        (true, None, None, true),
+        (true, None, Some(1), true),
+        (false, None, Some(9001), false),
+        (true, Some(&few), Some(9001), true),
+        (true, Some(&few), Some(9000), false),
+        (true, Some(&few), None, false),
+        (true, Some(&enough), Some(9001), false),
+    ] {
+        let pool =
+            Pool { ephemeral, tuning: tuning.cloned(), last_job_time: last_job.map(at), ..crate::testing::pool("cpu") };
+        assert_eq!(is_due(&pool, &CAPS), due, "{pool:?}");
+    }
+}

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use config::HotPoolCaps;
 use db::claims::{Action, Holder};
 use db::locks::PoolLock;
-use domain::job::JobState;
+use db::pools::PoolConfig;
+use domain::job::{JobState, Settled};
 use futures::FutureExt;
 use pools::{Passed, Scope};
 use provider::MachineState::{Running, Stopped, Stopping};
@@ -65,6 +67,32 @@ async fn running_spares_are_renewed() {
     }
     let log = world.done();
     assert_eq!(log.iter().filter(|line| line.starts_with("create")).count(), 4, "{log:?}");
+}
+
+/// A pool that was removed over night knows in the morning what it knew in the evening, before the hourly task says so.
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_comes_back_lingers_at_once() {
+    let caps = HotPoolCaps {
+        max_linger_minutes: 30,
+        max_hot: 3,
+        min_jobs_to_activate: 4,
+        lookback_days: 7,
+        burst_gap_minutes: 20,
+    };
+    for (jobs, running) in [(3, 0), (4, 1)] {
+        let world = World::new();
+        for id in 1..=jobs {
+            world.bind(id, "gone", JobState::Settled(Settled::Completed)).await;
+        }
+        tokio::time::sleep(seconds(6 * 3600)).await;
+        let config = PoolConfig { instance_type: "c8g.large".to_owned(), ..PoolConfig::default() };
+        assert!(world.pools().create_ephemeral(&cpu(), &config).await.expect("allowed").is_applied());
+        let warm = world.replica_with("a", Some(caps));
+        world.minutes(&warm, 1).await;
+        let pool = world.pool().await;
+        assert_eq!(pool.tuning.map(|tuning| tuning.jobs), Some(u32::try_from(jobs).expect("few")));
+        assert_eq!(pool.observed.and_then(|seen| seen.effective_running), Some(running), "{jobs} jobs");
+    }
 }
 
 /// Nothing in use is touched, by whatever sign of use.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use config::HotPoolCaps;
 use coordinator::{Coordinator, Leadership};
 use db::pools::{Pool, PoolConfig};
 use db::table::{Cond, Item, Outcome, Query, Schema, Update, Value, Write};
@@ -146,6 +147,11 @@ impl World {
 
     /// A replica of the orchestrator.
     pub(crate) fn replica(self: &Arc<Self>, owner: &str) -> Arc<WarmPools> {
+        self.replica_with(owner, None)
+    }
+
+    /// A replica whose spares may linger.
+    pub(crate) fn replica_with(self: &Arc<Self>, owner: &str, hot: Option<HotPoolCaps>) -> Arc<WarmPools> {
         let table: Arc<dyn Table> = Arc::new(Outside(Arc::clone(self)));
         let clock: Arc<dyn Clock> = self.clock.clone();
         let ports = Ports {
@@ -159,7 +165,7 @@ impl World {
             rng: self.rng.clone(),
             metrics: Metrics::new(),
         };
-        let settings = Settings { owner: owner.to_owned(), zone: TimeZone::UTC, hot: None, times: Times::PRODUCTION };
+        let settings = Settings { owner: owner.to_owned(), zone: TimeZone::UTC, hot, times: Times::PRODUCTION };
         WarmPools::new(ports, settings)
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use config::HotPoolCaps;
-use coordinator::{Coordinator, Leadership, while_leading};
+use coordinator::{Coordinator, Leadership};
 use db::{Circuits, Claims, Jobs, Locks, Markers, Pools, Runners, Table, Tasks};
 use dispatch::sweeps::{self, Sweep};
 use dispatch::{Dispatch, Events, Ports, Reports, Settings, Worker, http};
@@ -368,12 +368,12 @@ impl Replica {
             let until = stop.clone();
             tasks.spawn(async move { sweeps::run_some(sweeping, &which, until).await });
         } else {
-            tasks.spawn(lead(&coordinator, &stop, move |term| {
-                sweeps::run_some(Arc::clone(&sweeping), Sweep::LOOPS, term.over())
-            }));
-            tasks.spawn(lead(&coordinator, &stop, move |term| Arc::clone(&keeper).lead(term)));
+            tasks.spawn(
+                coordinator.lead(&stop, move |term| sweeps::run_some(Arc::clone(&sweeping), Sweep::LOOPS, term.over())),
+            );
+            tasks.spawn(coordinator.lead(&stop, move |term| Arc::clone(&keeper).lead(term)));
         }
-        tasks.spawn(lead(&coordinator, &stop, move |term| {
+        tasks.spawn(coordinator.lead(&stop, move |term| {
             let warm = Arc::clone(&warm);
             async move { warm.run_leader(term).await }
         }));
@@ -450,20 +450,6 @@ const SIGNALS: usize = 10;
 const WATCH: Duration = Duration::from_secs(5);
 /// Runtime ceiling of a job.
 const MAX_RUNTIME: Duration = Duration::from_secs(6 * 3600);
-
-/// What one replica does for all, as in the server.
-fn lead<W, F>(
-    coordinator: &Arc<Coordinator>,
-    stop: &CancellationToken,
-    work: W,
-) -> impl Future<Output = ()> + Send + use<W, F>
-where
-    W: FnMut(Leadership) -> F + Send,
-    F: Future<Output = ()> + Send,
-{
-    let (coordinator, stop) = (Arc::clone(coordinator), stop.clone());
-    async move { while_leading(&coordinator, stop, work).await }
-}
 
 /// Runs for election as soon as the store answers.
 async fn elect(coordinator: Arc<Coordinator>, stop: CancellationToken) {

@@ -126,6 +126,8 @@ closed! {
     PoolAssign { Hot = "hot", Stopped = "stopped", None = "none", Rollback = "rollback" }
     /// What became of a re-run we owed.
     RerunResult { Done = "done", Refused = "refused", Expired = "expired" }
+    /// Whether a machine could lead its job to the Actions cache; `disabled` had none.
+    CacheInterception { Engaged = "engaged", Failed = "failed", Disabled = "disabled" }
     /// Whether a lookup of the Actions cache found something.
     CacheResult { Hit = "hit", Miss = "miss" }
     /// What the Actions cache was asked to do, and did.

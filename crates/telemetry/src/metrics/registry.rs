@@ -253,7 +253,7 @@ metrics! {
     /// Machines that a pass acted on.
     counter pool_actions = "pool_actions_total" (pool: Option<&PoolName>, action: PoolAction, reason: &'static str);
     /// Machines of a pool that could not be made.
-    counter pool_create_failures = "pool_create_failures_total" (pool: Option<&PoolName>, error: &'static str);
+    counter pool_create_failures = "pool_create_failures_total" (pool: Option<&PoolName>, reason: &'static str);
     /// Settings of pools that mean nothing.
     counter pool_config_invalid = "pool_config_invalid_total" (field: &'static str);
     /// Ephemeral pools that were not made because there are too many.
@@ -290,6 +290,8 @@ metrics! {
     gauge worker_inflight = "worker_inflight" (queue: QueueName);
 
     // --- the Actions cache -----------------------------------------------------------------------------------------
+    /// Jobs whose machine had something to say about the cache, at their end.
+    counter runner_cache_interception = "runner_cache_interception_total" (status: CacheInterception);
     /// Lookups answered.
     counter cache_requests = "cache_requests_total" (result: CacheResult);
     /// Lookups that found an entry.

@@ -130,7 +130,7 @@ fn key(machine: &RunnerKey) -> Result<Value, Error> {
     if machine.as_str().is_empty() {
         return Err(Error::Invalid("the machine has no id".to_owned()));
     }
-    Ok(Value::S(format!("__instance_claim:{machine}")))
+    Ok(Value::from(format!("__instance_claim:{machine}")))
 }
 
 fn job_value(job: JobId) -> Value {

@@ -27,6 +27,7 @@ pub mod sqlite;
 pub mod table;
 
 mod attrs;
+mod item;
 
 pub use circuits::Circuits;
 pub use claims::Claims;

@@ -45,23 +45,27 @@ impl Rows {
     }
 
     fn replace(&mut self, key: Key, after: Option<Item>) -> Option<Item> {
-        let before = self.rows.remove(&key);
-        if let Some(row) = &before {
-            for (place, hash, range) in cond::entries(self.table, row) {
-                self.index.remove(&(place, hash, range, key.clone()));
-            }
-            if let Some(at) = self.expiry(row) {
+        let before = match &after {
+            Some(row) => self.rows.insert(key.clone(), row.clone()),
+            None => self.rows.remove(&key),
+        };
+        let entries = |row: &Option<Item>| row.as_ref().map_or_else(Vec::new, |row| cond::entries(self.table, row));
+        let (old, new) = (entries(&before), entries(&after));
+        for (place, hash, range) in old.iter().filter(|entry| !new.contains(entry)).cloned() {
+            self.index.remove(&(place, hash, range, key.clone()));
+        }
+        for (place, hash, range) in new.into_iter().filter(|entry| !old.contains(entry)) {
+            self.index.insert((place, hash, range, key.clone()));
+        }
+        let expiry = |row: &Option<Item>| row.as_ref().and_then(|row| self.expiry(row));
+        let (old, new) = (expiry(&before), expiry(&after));
+        if old != new {
+            if let Some(at) = old {
                 self.expiring.remove(&(at, key.clone()));
             }
-        }
-        if let Some(row) = after {
-            for (place, hash, range) in cond::entries(self.table, &row) {
-                self.index.insert((place, hash, range, key.clone()));
+            if let Some(at) = new {
+                self.expiring.insert((at, key));
             }
-            if let Some(at) = self.expiry(&row) {
-                self.expiring.insert((at, key.clone()));
-            }
-            self.rows.insert(key, row);
         }
         before
     }

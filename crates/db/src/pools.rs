@@ -147,7 +147,7 @@ impl Pools {
     /// Saves what an operator decided, creating the pool if need be. Touches nothing else of the row.
     pub async fn save(&self, name: &PoolName, config: &PoolConfig) -> Result<(), Error> {
         let new = encode(config);
-        let remove = CONFIG.iter().filter(|attr| !new.contains_key(**attr)).map(|attr| (*attr).to_owned()).collect();
+        let remove = CONFIG.iter().filter(|attr| !new.contains_key(attr)).map(|attr| (*attr).into()).collect();
         let update = Update { set: new, remove, ..Update::default() }.set("row_kind", KIND);
         self.table.update(&POOLS, &key(name), update, Cond::Always).await?.applied();
         Ok(())
@@ -156,10 +156,10 @@ impl Pools {
     /// Creates a pool for a job's label, used just now; lost when there is one.
     pub async fn create_ephemeral(&self, name: &PoolName, config: &PoolConfig) -> Result<Outcome, Error> {
         let mut item = encode(config);
-        item.insert(POOLS.key.to_owned(), key(name));
-        item.insert("row_kind".to_owned(), Value::from(KIND));
-        item.insert("ephemeral".to_owned(), Value::Bool(true));
-        item.insert("last_job_time".to_owned(), attrs::stamp(self.clock.now()));
+        item.insert(POOLS.key, key(name));
+        item.insert("row_kind", Value::from(KIND));
+        item.insert("ephemeral", Value::Bool(true));
+        item.insert("last_job_time", attrs::stamp(self.clock.now()));
         self.table.put(&POOLS, item, Cond::absent(POOLS.key)).await
     }
 
@@ -197,7 +197,7 @@ impl Pools {
 
     /// Deletes an ephemeral pool; with `force` any pool whose targets are zero. Lost: not such a pool, or missing.
     pub async fn delete(&self, name: &PoolName, force: bool) -> Result<Outcome, Error> {
-        let zero = |attr: &str| Cond::absent(attr).or(Cond::eq(attr, 0_i64));
+        let zero = |attr: &'static str| Cond::absent(attr).or(Cond::eq(attr, 0_i64));
         let mut allowed = Cond::eq("ephemeral", true);
         if force {
             allowed = allowed.or(zero("desired_running").and(zero("desired_stopped")));

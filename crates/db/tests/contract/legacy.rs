@@ -66,7 +66,7 @@ async fn a_row_is_read_in_our_words() {
         assert_eq!(job.prepared_at, Some(at(0)), "without a token it counts as prepared");
         let message = job.message.expect("rebuilt from the columns");
         assert_eq!((message.repo.as_str(), message.retry_count, message.queued_at), ("org/repo", 2, Some(at(0))));
-        assert_eq!((message.spec.pool, message.spec.private), (None, true));
+        assert_eq!((&message.spec.pool, message.spec.private), (&None, true));
         assert_eq!((&*message.spec.runner_spec, &*message.spec.instance_type), ("4cpu-linux-arm64", "c7g.xlarge"));
     }
     for back in back_ends() {
@@ -74,7 +74,7 @@ async fn a_row_is_read_in_our_words() {
         let job = read(&jobs(&back)).await;
         assert!(job.warm_pool_hit && job.prepared_at.is_none());
         let message = job.message.expect("rebuilt from the columns");
-        assert_eq!(message.spec.pool.map(String::from).as_deref(), Some("cpu"));
+        assert_eq!(message.spec.pool.clone().map(String::from).as_deref(), Some("cpu"));
         assert_eq!(message.original_label, "runs-fleet/cpu=4");
     }
 }
@@ -91,8 +91,8 @@ async fn a_claim_without_a_token_lasts_a_hundred_seconds() {
     }
     for back in back_ends() {
         let mut item = later_revision("claiming");
-        item.insert("created_at".into(), "a while ago".into());
-        item.insert("retry_count".into(), 0_i64.into());
+        item.insert("created_at", "a while ago".into());
+        item.insert("retry_count", 0_i64.into());
         back.restore(&JOBS, item);
         let job = read(&jobs(&back)).await;
         assert!(job.lease_expired(at(0)), "{}: an unreadable age is a dead lease", back.name);
@@ -148,9 +148,9 @@ async fn an_empty_index_attribute_never_blocks_a_write() {
     for back in back_ends() {
         let jobs = jobs(&back);
         let mut item = first_revision("launched");
-        item.insert("version".into(), 4_i64.into());
-        item.insert("lease_token".into(), "t".into());
-        item.insert("instance_id".into(), "".into());
+        item.insert("version", 4_i64.into());
+        item.insert("lease_token", "t".into());
+        item.insert("instance_id", "".into());
         back.restore(&JOBS, item);
         let old = read(&jobs).await;
         let new = Job { last_error: Some("x".into()), ..old.clone() };

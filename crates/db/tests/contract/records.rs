@@ -317,7 +317,7 @@ async fn listings_are_newest_first_filtered_and_paged() {
         for number in 1..=30_u64 {
             let mut job = if number % 2 == 0 { accepted(number) } else { launched(number, "t", "i-1") };
             job.created_at = at(i64::try_from(number).expect("small"));
-            let message = job.message.as_mut().expect("a message");
+            let message = std::sync::Arc::make_mut(job.message.as_mut().expect("a message"));
             if number % 3 == 0 {
                 message.spec.pool = "cpu".parse().ok();
             }

@@ -181,6 +181,10 @@ impl Dispatch {
     /// A machine is off. See the module for what is left to others.
     async fn machine_ended(&self, key: &RunnerKey) -> Result<(), Error> {
         let row = self.ports.runners.get(key).await?;
+        // The usual end: its job began, and its report was taken.
+        if row.as_ref().is_some_and(|row| row.running_job.is_some() && !row.state.is_live()) {
+            return Ok(());
+        }
         if let Some(job) = self.job_on(key, row.as_ref()).await? {
             // A live row is what brings the sweep of vanished machines to a job that is not moved here.
             if job.state != JobState::Launched || self.ask(&job, Priority::Dispatch).await? != gh::Status::Queued {

@@ -154,10 +154,8 @@ impl Model {
         job.ended = Some(Ended { conclusion, at: now, runner_lost });
         let (run, runner, attempt) = (job.run, job.served.as_ref().map(|s| s.id), job.attempt);
         self.open.remove(&id);
-        if let Some(run) = self.runs.get(&run)
-            && let Some(waiting) = self.waiting.get_mut(&run.repo)
-        {
-            waiting.remove(&id);
+        if let Some(repo) = self.runs.get(&run).map(|run| run.repo.clone()) {
+            self.no_longer_waits(&repo, id);
         }
         self.tell(News::Concluded(id, conclusion, runner_lost));
         self.counters.concluded(conclusion, runner.is_some(), runner_lost, attempt);
@@ -177,14 +175,14 @@ impl Model {
     pub(super) fn expire_jobs(&mut self, now: Timestamp) {
         let limit = self.settings.queue_limit;
         let old = |id: &&JobId| self.jobs.get(id).is_some_and(|j| after(j.created_at, limit) <= now);
-        for id in self.waiting.values().flat_map(|jobs| jobs.iter().take_while(old)).copied().collect::<Vec<_>>() {
+        for id in self.queued.iter().take_while(old).copied().collect::<Vec<_>>() {
             self.conclude(id, Conclusion::Failure, false, now);
         }
     }
 
     pub(super) fn jobs_due(&self) -> Option<Timestamp> {
-        let oldest = self.waiting.values().filter_map(|jobs| self.jobs.get(jobs.first()?));
-        oldest.map(|j| after(j.created_at, self.settings.queue_limit)).min()
+        let oldest = self.jobs.get(self.queued.first()?)?;
+        Some(after(oldest.created_at, self.settings.queue_limit))
     }
 
     fn start_attempt(&mut self, run: RunId, replaced: &[JobId], now: Timestamp) -> Result<(), Refusal> {
@@ -223,6 +221,7 @@ impl Model {
         self.open.insert(id);
         if let Some(run) = self.runs.get(&run) {
             self.waiting.entry(run.repo.clone()).or_default().insert(id);
+            self.queued.insert(id);
         }
         self.tell(News::Queued(id));
         Ok(id)

@@ -1,6 +1,5 @@
 //! Runners: registration, the session of a listener, and who gets which job.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use domain::clock::{Timestamp, after};
@@ -278,7 +277,7 @@ impl Model {
 
     /// Hands a repository's queued jobs to its free runners, the longest-waiting runner first.
     pub(super) fn assign(&mut self, repo: &Repo, now: Timestamp) {
-        if self.waiting.get(repo).is_none_or(BTreeSet::is_empty) {
+        if !self.waiting.contains_key(repo) {
             return;
         }
         let free: Vec<RunnerId> = self.idle.get(repo).into_iter().flatten().map(|(_, id)| *id).collect();
@@ -318,9 +317,8 @@ impl Model {
         job.served = Some(Served { id: runner_id, name: runner.name.clone(), process_started_ms, at: now });
         runner.job = Some((job_id, now));
         let stolen = runner.minted_for().is_some_and(|own| own != job.suffix());
-        if let Some(waiting) = self.waiting.get_mut(&runner.repo) {
-            waiting.remove(&job_id);
-        }
+        let repo = runner.repo.clone();
+        self.no_longer_waits(&repo, job_id);
         self.sort_in(runner_id);
         self.wake(runner_id);
         self.tell(News::Began(job_id, runner_id, stolen));
@@ -331,10 +329,8 @@ impl Model {
     /// The listener is gone. A job it had fails.
     fn lose(&mut self, id: RunnerId, now: Timestamp) {
         let Some(runner) = self.runners.get_mut(&id) else { return };
-        if let Some(session) = runner.session.take()
-            && let Some(idle) = self.idle.get_mut(&runner.repo)
-        {
-            idle.remove(&(session.since, id));
+        if let Some(session) = runner.session.take() {
+            super::take_out(&mut self.idle, &runner.repo, &(session.since, id));
         }
         runner.offline_since = now;
         let (registered, job) = (runner.registered, runner.job);

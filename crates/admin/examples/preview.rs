@@ -156,7 +156,10 @@ fn runner(job: &Job, state: RunnerState, now: Timestamp) -> Option<(Runner, Mach
         instance_type: job.instance_type.clone().unwrap_or_default(),
         zone: job.availability_zone.clone(),
         spot: job.spot,
+        arch: None,
+        image: None,
         launched_at: job.created_at,
+        ended_at: None,
         launch_id: None,
         tags: BTreeMap::new(),
     };

@@ -24,9 +24,6 @@ const STATES: [MachineState; 6] = [
     MachineState::Terminated,
 ];
 
-/// The tag that names a machine's pool.
-const POOL_TAG: &str = "runs-fleet:pool";
-
 #[derive(Serialize)]
 pub(crate) struct Instances {
     instances: Vec<InstanceView>,
@@ -125,7 +122,7 @@ fn join(machines: Vec<Machine>, runners: Option<Rows>) -> Vec<InstanceView> {
 
 impl InstanceView {
     fn of(machine: &Machine, runner: Option<Runner>, known: bool) -> Self {
-        let pool = machine.tags.get(POOL_TAG).cloned();
+        let pool = machine.pool().map(str::to_owned);
         let view = Self {
             instance_id: machine.key.clone(),
             instance_type: Some(machine.instance_type.clone()),

@@ -4,6 +4,7 @@
 //! re-entrant for the same job (a repeated dispatch step finds its own claim); the claims of pool and sweep actions
 //! are not, and conflict with everything. Whoever cannot tell must treat the machine as claimed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +13,14 @@ use domain::ids::{JobId, RunnerKey};
 
 use crate::attrs;
 use crate::schema::{POOLS, ROW_KIND};
-use crate::table::{Cond, Error, Outcome, Query, Table, Update, Value};
+use crate::table::{Cond, Error, Item, Outcome, Query, Table, Update, Value};
 
 /// How far the clocks of two replicas may differ, in seconds: a claim or lock counts as expired only this much later.
 pub(crate) const SKEW: i64 = 5;
 
 const KIND: &str = "instance_claim";
+/// What the key of a claim begins with.
+const PREFIX: &str = "__instance_claim:";
 
 /// Who claims a machine, and for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +113,16 @@ impl Claims {
         Ok(row.is_some_and(|row| attrs::whole(&row, "claim_expiry").is_none_or(|expiry| expiry > now)))
     }
 
+    /// Those of the machines that somebody holds, strongly consistent each.
+    pub async fn claimed(&self, machines: &[RunnerKey]) -> Result<BTreeSet<RunnerKey>, Error> {
+        let now = self.clock.now().as_second();
+        let keys = machines.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+        let held = |row: &Item| attrs::whole(row, "claim_expiry").is_none_or(|expiry| expiry > now);
+        let rows = self.table.get_many(&POOLS, &keys).await?;
+        let names = rows.iter().filter(|row| held(row)).filter_map(|row| attrs::text(row, POOLS.key));
+        Ok(names.filter_map(|name| name.strip_prefix(PREFIX)).map(RunnerKey::from).collect())
+    }
+
     /// Removes claims that expired; returns how many. One that was renewed meanwhile survives.
     pub async fn reap(&self) -> Result<usize, Error> {
         let dead = Cond::lt("claim_expiry", self.clock.now().as_second() - SKEW);
@@ -130,7 +143,7 @@ fn key(machine: &RunnerKey) -> Result<Value, Error> {
     if machine.as_str().is_empty() {
         return Err(Error::Invalid("the machine has no id".to_owned()));
     }
-    Ok(Value::from(format!("__instance_claim:{machine}")))
+    Ok(Value::from(format!("{PREFIX}{machine}")))
 }
 
 fn job_value(job: JobId) -> Value {

@@ -13,6 +13,9 @@ use crate::table::Value;
 /// The name of an attribute. Most are words of this program, which cost nothing to copy.
 pub type Name = Cow<'static, str>;
 
+/// The attributes of a row, one after the other.
+pub type Iter<'a> = std::iter::Map<std::slice::Iter<'a, (Name, Value)>, fn(&'a (Name, Value)) -> (&'a Name, &'a Value)>;
+
 /// A row, or the inside of a map attribute. A clone shares the attributes until one of the two is changed: reading a
 /// row costs no copy of it.
 #[derive(Clone, Default)]
@@ -80,7 +83,7 @@ impl Item {
     }
 
     /// Every attribute, in the order of the names.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&Name, &Value)> + ExactSizeIterator {
+    pub fn iter(&self) -> Iter<'_> {
         self.0.iter().map(|(name, value)| (name, value))
     }
 
@@ -155,6 +158,15 @@ impl IntoIterator for Item {
 
     fn into_iter(self) -> Self::IntoIter {
         Arc::unwrap_or_clone(self.0).into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Item {
+    type Item = (&'a Name, &'a Value);
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 

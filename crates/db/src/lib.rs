@@ -8,6 +8,8 @@
 //! * [`jobs`], [`runners`] — the two records every decision turns on, and transactions over them.
 //! * [`pools`] — warm pool configuration.
 //! * [`circuits`] — where spot machines were taken away lately.
+//! * [`leader`], [`fence`] — the leader lease, and what keeps a leader that slept from writing over its successor.
+//! * [`tasks`] — the schedule of periodic tasks, on the rows of their locks.
 //! * [`claims`], [`locks`], [`markers`] — small rows that keep two actors apart or remember that something was done.
 
 pub mod circuits;
@@ -15,7 +17,9 @@ pub mod claims;
 pub mod cond;
 #[cfg(feature = "aws")]
 pub mod dynamodb;
+pub mod fence;
 pub mod jobs;
+pub mod leader;
 pub mod locks;
 pub mod markers;
 mod memory;
@@ -25,6 +29,7 @@ pub mod schema;
 #[cfg(feature = "local")]
 pub mod sqlite;
 pub mod table;
+pub mod tasks;
 
 mod attrs;
 mod item;
@@ -33,7 +38,9 @@ pub use circuits::Circuits;
 pub use claims::Claims;
 #[cfg(feature = "aws")]
 pub use dynamodb::{DynamoDb, TableNames};
-pub use jobs::{Change, Committed, JobFilter, Jobs, Listing};
+pub use fence::Fence;
+pub use jobs::{Change, Committed, JobFilter, Jobs, Listing, OldJob};
+pub use leader::LeaderLease;
 pub use locks::Locks;
 pub use markers::Markers;
 pub use memory::{Memory, Watch};
@@ -42,3 +49,4 @@ pub use runners::Runners;
 #[cfg(feature = "local")]
 pub use sqlite::Sqlite;
 pub use table::{Error, Outcome, Table};
+pub use tasks::Tasks;

@@ -36,9 +36,24 @@ pub struct Held {
 }
 
 impl Held {
-    /// The number of this acquisition; larger than that of every earlier one.
+    /// The number of this acquisition; larger than that of every earlier one, as long as the row lives.
     pub const fn token(&self) -> i64 {
         self.token
+    }
+
+    /// Who acquired it; unlike the token it is never used again.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// That a pool's row still belongs to this acquisition.
+    pub(crate) fn ours(&self) -> Cond {
+        ours(&POOL, self)
+    }
+
+    /// What gives a pool's lock back. The token stays: it must never count backwards.
+    pub(crate) fn returned(&self) -> Update {
+        returned(&POOL)
     }
 }
 
@@ -135,9 +150,7 @@ impl Locks {
     }
 
     async fn release(&self, names: &Names, key: Value, held: &Held) -> Result<(), Error> {
-        // The token stays: it must never count backwards.
-        let update = Update::default().remove(names.owner).remove(names.expires);
-        self.table.update(&POOLS, &key, update, ours(names, held)).await?.applied();
+        self.table.update(&POOLS, &key, returned(names), ours(names, held)).await?.applied();
         Ok(())
     }
 
@@ -148,6 +161,10 @@ impl Locks {
 
 fn ours(names: &Names, held: &Held) -> Cond {
     Cond::eq(names.owner, held.owner.as_str()).and(Cond::eq(names.token, held.token))
+}
+
+fn returned(names: &Names) -> Update {
+    Update::default().remove(names.owner).remove(names.expires)
 }
 
 fn task_key(task: &str) -> Result<Value, Error> {

@@ -102,6 +102,28 @@ impl Markers {
         Ok(first.map_or(Duration::ZERO, |first| Duration::from_secs(since(now, first).as_secs())))
     }
 
+    /// Removes sightings first made before `before`; returns how many. One that was made anew meanwhile survives.
+    pub async fn offline_reap(&self, before: Timestamp) -> Result<usize, Error> {
+        let old = Cond::lt("first_seen_offline", before.as_second());
+        let mut reaped = 0;
+        for row in self.table.query(&POOLS, Query::of(ROW_KIND, "runner_offline")).await? {
+            if let Some(key) = row.get(POOLS.key)
+                && crate::cond::holds(&old, Some(&row))
+                && self.table.delete(&POOLS, key, old.clone()).await?.is_applied()
+            {
+                reaped += 1;
+            }
+        }
+        Ok(reaped)
+    }
+
+    /// For how long the runner has been seen offline, without noting anything. `None`: it was not.
+    pub async fn offline_since(&self, repo: &Repo, runner: RunnerId) -> Result<Option<Duration>, Error> {
+        let row = self.table.get(&POOLS, &offline_key(repo, runner)).await?;
+        let first = row.as_ref().and_then(|row| attrs::seconds(row, "first_seen_offline"));
+        Ok(first.map(|first| since(self.clock.now(), first)))
+    }
+
     /// Forgets the sighting: the runner came back, or is gone.
     pub async fn offline_forget(&self, repo: &Repo, runner: RunnerId) -> Result<(), Error> {
         self.table.delete(&POOLS, &offline_key(repo, runner), Cond::Always).await?.applied();

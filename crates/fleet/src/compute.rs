@@ -1,13 +1,15 @@
 //! The `Compute` port on EC2: everything about machines that exist. Launching is in `launch`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::clock::{Clock, Rng, Timestamp};
 use domain::ids::{LaunchId, RunnerKey};
-use provider::compute::{Compute, Error, Filter, Machine, MachineState, Order};
+use domain::launch::Arch;
+use provider::compute::{Compute, Error, Filter, Machine, MachineState, Order, SpotRequest, Which};
+use provider::tags;
 use telemetry::Metrics;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
@@ -17,10 +19,11 @@ use crate::calls::Caller;
 use crate::ec2::{Ec2, Instance, Selection};
 use crate::error::{Class, Failure};
 use crate::facts::Known;
+use crate::machine::{self, Criterion};
 use crate::pace::{Bucket, Pace, Priority};
+use crate::request;
 use crate::retag::Retag;
 use crate::settings::Settings;
-use crate::tags;
 
 /// How long EC2 may not know a machine it has just launched.
 const INVISIBLE: Duration = Duration::from_secs(60);
@@ -30,6 +33,8 @@ const FRESH: Duration = Duration::from_secs(600);
 const FRESH_LIMIT: usize = 10_000;
 /// How long a batch may wait for its turn before it is closed all the same.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How many things one call names at most.
+const CHUNK: usize = 100;
 /// Before a cancellation of a spot request is tried once more.
 const CANCEL_AGAIN: Duration = Duration::from_secs(2);
 
@@ -45,7 +50,15 @@ pub struct Ec2Compute {
     /// Launches are refused until then: we have no permission, or no credentials.
     pub(crate) paused: Mutex<Pause>,
     /// Machines launched by this process a moment ago.
-    fresh: Mutex<BTreeMap<RunnerKey, (Machine, Instant)>>,
+    fresh: Mutex<BTreeMap<RunnerKey, Fresh>>,
+}
+
+/// A machine that this process launched.
+struct Fresh {
+    machine: Machine,
+    /// By which launch; a spare does not say.
+    launch: LaunchId,
+    at: Instant,
 }
 
 /// The pause after refused credentials.
@@ -86,30 +99,30 @@ impl Ec2Compute {
         self.retag.run(&self.caller).await;
     }
 
-    pub(crate) fn remember(&self, machines: impl IntoIterator<Item = Machine>) {
-        let now = Instant::now();
+    pub(crate) fn remember(&self, launch: &LaunchId, machines: impl IntoIterator<Item = Machine>) {
+        let at = Instant::now();
         let mut fresh = self.fresh();
-        fresh.retain(|_, (_, at)| now.duration_since(*at) < FRESH);
+        fresh.retain(|_, fresh| at.duration_since(fresh.at) < FRESH);
         for machine in machines {
             if fresh.len() < FRESH_LIMIT {
-                fresh.insert(machine.key.clone(), (machine, now));
+                fresh.insert(machine.key.clone(), Fresh { machine, launch: launch.clone(), at });
             }
         }
     }
 
-    fn fresh(&self) -> std::sync::MutexGuard<'_, BTreeMap<RunnerKey, (Machine, Instant)>> {
+    fn fresh(&self) -> std::sync::MutexGuard<'_, BTreeMap<RunnerKey, Fresh>> {
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A machine launched within so long, if we have not touched it since.
     fn launched_within(&self, key: &RunnerKey, window: Duration) -> Option<Machine> {
-        self.fresh().get(key).filter(|(_, at)| at.elapsed() < window).map(|(machine, _)| machine.clone())
+        self.fresh().get(key).filter(|fresh| fresh.at.elapsed() < window).map(|fresh| fresh.machine.clone())
     }
 
     /// What this process launched under a name a moment ago, by key.
     pub(crate) fn launched_before(&self, launch: &LaunchId) -> Vec<Machine> {
-        let ours = |(machine, _): &&(Machine, Instant)| machine.launch_id.as_ref() == Some(launch);
-        self.fresh().values().filter(ours).map(|(machine, _)| machine.clone()).collect()
+        let fresh = self.fresh();
+        fresh.values().filter(|fresh| fresh.launch == *launch).map(|fresh| fresh.machine.clone()).collect()
     }
 
     async fn look(&self, key: &RunnerKey, priority: Priority) -> Result<Option<Machine>, Failure> {
@@ -131,24 +144,12 @@ impl Ec2Compute {
     }
 
     pub(crate) fn machine(&self, instance: Instance) -> Machine {
-        machine(instance, self.clock.now())
+        machine::machine(instance, self.clock.now())
     }
 
     /// Lists by filters.
-    pub(crate) async fn find(
-        &self,
-        launch: Option<&LaunchId>,
-        states: &[&str],
-        priority: Priority,
-    ) -> Result<Vec<Machine>, Failure> {
-        let mut filters = vec![
-            (format!("tag:{}", tags::MANAGED), vec!["true".to_owned()]),
-            ("instance-state-name".to_owned(), states.iter().map(|state| (*state).to_owned()).collect()),
-        ];
-        if let Some(launch) = launch {
-            filters.push((format!("tag:{}", tags::LAUNCH_ID), vec![launch.to_string()]));
-        }
-        let selection = Selection::Filters(filters);
+    pub(crate) async fn find(&self, criteria: Vec<Criterion>, priority: Priority) -> Result<Vec<Machine>, Failure> {
+        let selection = Selection::Filters(criteria);
         let found =
             self.caller.call(Bucket::Describe, priority, || self.caller.ec2.describe_instances(&selection)).await?;
         Ok(found.into_iter().map(|instance| self.machine(instance)).collect())
@@ -156,12 +157,12 @@ impl Ec2Compute {
 
     /// Persistent spot requests would bring their instance back from the dead. Failures are not worth a machine left
     /// running.
-    async fn cancel_spot_requests(&self, key: &RunnerKey) {
-        let ids = [key.to_string()];
+    async fn cancel_spot_requests_of(&self, key: &RunnerKey) {
+        let filters = [("instance-id".to_owned(), vec![key.to_string()]), open()];
         let attempt = || async {
             let ec2 = &self.caller.ec2;
-            let requests =
-                self.caller.call(Bucket::Facts, Priority::Background, || ec2.persistent_spot_requests(&ids)).await?;
+            let found = self.caller.call(Bucket::Facts, Priority::Background, || ec2.spot_requests(&filters)).await?;
+            let requests: Vec<String> = found.into_iter().filter(|r| r.persistent).map(|r| r.id).collect();
             match requests.is_empty() {
                 true => Ok(()),
                 false => {
@@ -228,6 +229,7 @@ impl Ec2Compute {
         let Some(machine) = self.look(key, Priority::Background).await? else { return Ok(()) };
         if machine.spot && !machine.state.is_gone() {
             // A spot instance cannot be stopped; left idle it would be billed for ever.
+            self.cancel_spot_requests_of(key).await;
             return self.terminate_instance(key).await;
         }
         if !machine.state.is_up() {
@@ -242,32 +244,6 @@ impl Ec2Compute {
             Err(failure) if failure.class == Class::NotFound => Ok(()),
             stopped => stopped,
         }
-    }
-}
-
-/// The instance as the port shows it. An unknown state is neither up for sure nor gone: as if it were still booting.
-fn machine(instance: Instance, now: Timestamp) -> Machine {
-    let states = [
-        MachineState::Pending,
-        MachineState::Running,
-        MachineState::Stopping,
-        MachineState::Stopped,
-        MachineState::ShuttingDown,
-        MachineState::Terminated,
-    ];
-    let state = states.into_iter().find(|state| state.as_str() == instance.state).unwrap_or_else(|| {
-        warn!(instance_id = instance.id, state = instance.state, "an unknown instance state");
-        MachineState::Pending
-    });
-    Machine {
-        key: RunnerKey::new(instance.id),
-        state,
-        instance_type: instance.instance_type,
-        zone: instance.zone,
-        spot: instance.spot,
-        launched_at: instance.launched_at.unwrap_or(now),
-        launch_id: instance.tags.get(tags::LAUNCH_ID).map(|id| LaunchId::new(id.clone())),
-        tags: instance.tags,
     }
 }
 
@@ -287,9 +263,10 @@ impl Compute for Ec2Compute {
         }
     }
 
-    /// A launched instance boots by itself; only a stopped one has to be started.
+    /// A launched instance boots by itself; only a stopped one has to be started. A spare may have been stopped by
+    /// another process.
     async fn start(&self, key: &RunnerKey) -> Result<(), Error> {
-        if self.launched_within(key, FRESH).is_some() {
+        if self.launched_within(key, FRESH).is_some_and(|machine| machine.launch_id.is_some()) {
             return Ok(());
         }
         self.start_instance(key).await.map_err(|failure| Error::from(&failure))
@@ -306,33 +283,86 @@ impl Compute for Ec2Compute {
                 Ok(None) => return Ok(()),
                 Ok(Some(machine)) if machine.state.is_gone() => return Ok(()),
                 Ok(Some(machine)) if !machine.spot => {}
-                Ok(Some(_)) | Err(_) => self.cancel_spot_requests(key).await,
+                Ok(Some(_)) | Err(_) => self.cancel_spot_requests_of(key).await,
             }
         }
         self.terminate_instance(key).await.map_err(|failure| Error::from(&failure))
+    }
+
+    async fn tag(&self, key: &RunnerKey, tags: &[(String, String)]) -> Result<(), Error> {
+        let (ids, ec2) = ([key.to_string()], &self.caller.ec2);
+        let call = self.caller.call(Bucket::Tag, Priority::Launch, || ec2.create_tags(&ids, tags));
+        call.await.map_err(|failure| Error::from(&failure))
+    }
+
+    async fn untag(&self, key: &RunnerKey, names: &[&str]) -> Result<(), Error> {
+        let (ids, ec2) = ([key.to_string()], &self.caller.ec2);
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let call = self.caller.call(Bucket::Tag, Priority::Launch, || ec2.delete_tags(&ids, &names));
+        call.await.map_err(|failure| Error::from(&failure))
     }
 
     async fn describe(&self, key: &RunnerKey) -> Result<Option<Machine>, Error> {
         self.look(key, Priority::Launch).await.map_err(|failure| Error::from(&failure))
     }
 
-    async fn list(&self, filter: &Filter) -> Result<Vec<Machine>, Error> {
-        let mut states = vec!["pending", "running", "stopping", "stopped"];
-        if filter.include_gone {
-            states.extend(["shutting-down", "terminated"]);
+    async fn describe_many(&self, keys: &[RunnerKey]) -> Result<Vec<Machine>, Error> {
+        let mut found = Vec::with_capacity(keys.len());
+        for chunk in keys.chunks(CHUNK) {
+            // By filter: it does not mind ids that EC2 does not know.
+            let ids = ("instance-id".to_owned(), chunk.iter().map(ToString::to_string).collect());
+            found.extend(self.find(vec![ids], Priority::Background).await.map_err(|failure| Error::from(&failure))?);
         }
+        let known: BTreeSet<RunnerKey> = found.iter().map(|machine: &Machine| machine.key.clone()).collect();
+        let unseen = keys.iter().filter(|key| !known.contains(*key));
+        found.extend(unseen.filter_map(|key| self.launched_within(key, INVISIBLE)));
+        Ok(found)
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Machine>, Error> {
+        let profile = self.settings.instance_profile.as_deref();
+        let Some(criteria) = machine::criteria(filter, profile) else { return Ok(Vec::new()) };
         let priority = if filter.launch_id.is_some() { Priority::Launch } else { Priority::Background };
-        let mut found =
-            self.find(filter.launch_id.as_ref(), &states, priority).await.map_err(|failure| Error::from(&failure))?;
-        let invisible = |(machine, at): &(Machine, Instant)| {
-            at.elapsed() < INVISIBLE
-                && filter.launch_id.as_ref().is_none_or(|launch| machine.launch_id.as_ref() == Some(launch))
-                && found.iter().all(|other| other.key != machine.key)
+        let mut found = self.find(criteria, priority).await.map_err(|failure| Error::from(&failure))?;
+        if filter.which == Which::Unmarked {
+            found.retain(|machine| !machine.tags.contains_key(tags::MANAGED));
+        }
+        let invisible = |fresh: &&Fresh| {
+            fresh.at.elapsed() < INVISIBLE
+                && filter.admits(&fresh.machine)
+                && found.iter().all(|other| other.key != fresh.machine.key)
         };
         let missing: Vec<Machine> =
-            self.fresh().values().filter(|fresh| invisible(fresh)).map(|(machine, _)| machine.clone()).collect();
+            self.fresh().values().filter(invisible).map(|fresh| fresh.machine.clone()).collect();
         found.extend(missing);
         found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
     }
+
+    async fn current_image(&self, arch: Arch) -> Result<Option<String>, Error> {
+        let name = request::template(&self.settings.launch_template, "linux", arch);
+        Ok(self.known.image(&self.caller, arch, &name).await)
+    }
+
+    async fn spot_requests(&self) -> Result<Vec<SpotRequest>, Error> {
+        let filters = [machine::ours(), open()];
+        let ec2 = &self.caller.ec2;
+        let call = self.caller.call(Bucket::Facts, Priority::Background, || ec2.spot_requests(&filters));
+        let found = call.await.map_err(|failure| Error::from(&failure))?.into_iter();
+        Ok(found.filter_map(|r| Some(SpotRequest { id: r.id, machine: RunnerKey::new(r.instance?) })).collect())
+    }
+
+    async fn cancel_spot_requests(&self, ids: &[String]) -> Result<(), Error> {
+        let ec2 = &self.caller.ec2;
+        for chunk in ids.chunks(CHUNK) {
+            let call = self.caller.call(Bucket::End, Priority::Background, || ec2.cancel_spot_requests(chunk));
+            call.await.map_err(|failure| Error::from(&failure))?;
+        }
+        Ok(())
+    }
+}
+
+/// Spot requests that may still bring something.
+fn open() -> Criterion {
+    ("state".to_owned(), ["open", "active", "disabled"].map(str::to_owned).to_vec())
 }

@@ -124,8 +124,15 @@ pub struct Instance {
     pub zone: Option<String>,
     /// Whether it is a spot instance.
     pub spot: bool,
+    /// EC2's word: `arm64`, `x86_64`, …
+    pub arch: Option<String>,
+    /// The image it was launched from.
+    pub image: Option<String>,
     /// When it was launched (or last started).
     pub launched_at: Option<Timestamp>,
+    /// EC2's words for its last change of state by somebody's wish, such as
+    /// `User initiated (2026-01-31 10:23:34 GMT)`; empty for a running instance.
+    pub transition: Option<String>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
 }
@@ -150,6 +157,24 @@ pub struct Subnet {
     pub free_addresses: u32,
 }
 
+/// The newest version of a launch template.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Template {
+    /// The image it names, parameters of Systems Manager resolved.
+    pub image: Option<String>,
+}
+
+/// A request for spot capacity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpotRequest {
+    /// Its id.
+    pub id: String,
+    /// The instance it brought, once it is fulfilled.
+    pub instance: Option<String>,
+    /// Whether it outlives its instance. A one-time request ends with it.
+    pub persistent: bool,
+}
+
 /// A price of spot capacity now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpotPrice {
@@ -168,6 +193,8 @@ pub trait Ec2: Send + Sync + 'static {
     async fn create_fleet(&self, request: &FleetRequest) -> Result<FleetAnswer, ApiError>;
     /// `CreateTags`: sets or overwrites tags of at most 1,000 instances.
     async fn create_tags(&self, ids: &[String], tags: &[(String, String)]) -> Result<(), ApiError>;
+    /// `DeleteTags`: removes tags by key, whatever their values.
+    async fn delete_tags(&self, ids: &[String], keys: &[String]) -> Result<(), ApiError>;
     /// `DescribeInstances`.
     async fn describe_instances(&self, selection: &Selection) -> Result<Vec<Instance>, ApiError>;
     /// `StartInstances`.
@@ -183,10 +210,10 @@ pub trait Ec2: Send + Sync + 'static {
     /// `DescribeSpotPriceHistory` of now, for Linux (`Linux/UNIX`) or Windows (`Windows`); newest first per type and
     /// zone.
     async fn spot_prices(&self, types: &[String], product: &str) -> Result<Vec<SpotPrice>, ApiError>;
-    /// `DescribeLaunchTemplateVersions` of `$Latest`: whether the template exists.
-    async fn template_exists(&self, name: &str) -> Result<bool, ApiError>;
-    /// `DescribeSpotInstanceRequests` of instances in the states open, active, disabled: the ids of persistent requests.
-    async fn persistent_spot_requests(&self, instances: &[String]) -> Result<Vec<String>, ApiError>;
-    /// `CancelSpotInstanceRequests`.
+    /// `DescribeLaunchTemplateVersions` of `$Latest`; `None` when there is no such template.
+    async fn template(&self, name: &str) -> Result<Option<Template>, ApiError>;
+    /// `DescribeSpotInstanceRequests` by filters: name and values.
+    async fn spot_requests(&self, filters: &[(String, Vec<String>)]) -> Result<Vec<SpotRequest>, ApiError>;
+    /// `CancelSpotInstanceRequests`, at most 100.
     async fn cancel_spot_requests(&self, requests: &[String]) -> Result<(), ApiError>;
 }

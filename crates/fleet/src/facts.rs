@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use domain::launch::Arch;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
@@ -20,10 +21,15 @@ const SUBNETS_FOR: Duration = Duration::from_secs(60);
 const OFFERINGS_FOR: Duration = Duration::from_secs(24 * 3600);
 const PRICES_FOR: Duration = Duration::from_secs(5 * 60);
 const TEMPLATES_FOR: Duration = Duration::from_secs(5 * 60);
+/// How long the image of a template is known, should EC2 not say anything new.
+const IMAGE_KNOWN_FOR: Duration = Duration::from_secs(10 * 60);
 /// How long a pool without capacity is left alone.
 const EXHAUSTED_FOR: Duration = Duration::from_secs(3 * 60);
 /// A launch waits this long for a fact it can do without.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// An image, or that there is none, and when that was learnt.
+type Learnt = (Option<String>, Instant);
 
 /// A price, or that there is none, and when that was learnt.
 type Priced = (Option<f64>, Instant);
@@ -32,6 +38,7 @@ pub(crate) struct Known {
     subnets: Cache<Vec<Subnet>>,
     offerings: Cache<Offerings>,
     windows: Cache<bool>,
+    images: BTreeMap<Arch, Cache<Learnt>>,
     /// By product and type.
     prices: Mutex<BTreeMap<(&'static str, String), Priced>>,
     pricing: tokio::sync::Mutex<()>,
@@ -45,6 +52,7 @@ impl Known {
             subnets: Cache::new(SUBNETS_FOR),
             offerings: Cache::new(OFFERINGS_FOR),
             windows: Cache::new(TEMPLATES_FOR),
+            images: [Arch::Arm64, Arch::Amd64].map(|arch| (arch, Cache::new(TEMPLATES_FOR))).into(),
             prices: Mutex::default(),
             pricing: tokio::sync::Mutex::new(()),
             exhausted: Mutex::default(),
@@ -76,13 +84,27 @@ impl Known {
     /// Whether there is a launch template of this name; `None` when EC2 would not say.
     pub(crate) async fn windows_template(&self, caller: &Caller, name: &str) -> Option<bool> {
         let fetch = || async {
-            let call = caller.call(Bucket::Facts, Priority::Launch, || caller.ec2.template_exists(name));
+            let call = caller.call(Bucket::Facts, Priority::Launch, || caller.ec2.template(name));
             match timeout(PATIENCE, call).await {
                 Ok(Err(failure)) if failure.class == Class::Deployment => Some(false),
-                answer => brought("launch templates", answer),
+                answer => brought("launch templates", answer).map(|template| template.is_some()),
             }
         };
         self.windows.get(fetch).await.map(|exists| *exists)
+    }
+
+    /// The image that the launch template of this name, of this architecture, names now. Nothing that was learnt long
+    /// ago: machines are ended for having another one.
+    pub(crate) async fn image(&self, caller: &Caller, arch: Arch, name: &str) -> Option<String> {
+        let fetch = || async {
+            let call = caller.call(Bucket::Facts, Priority::Background, || caller.ec2.template(name));
+            let template = brought("launch templates", timeout(PATIENCE, call).await)?;
+            // What is not the id of an image would be every machine's difference.
+            let image = template.and_then(|template| template.image).filter(|image| image.starts_with("ami-"));
+            Some((image, Instant::now()))
+        };
+        let learnt = self.images.get(&arch)?.get(fetch).await?;
+        (learnt.1.elapsed() <= IMAGE_KNOWN_FOR).then(|| learnt.0.clone()).flatten()
     }
 
     /// Spot prices of those types that have one: the mean of a type's zones.

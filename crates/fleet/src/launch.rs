@@ -5,9 +5,10 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use domain::ids::RunnerKey;
+use domain::ids::{PoolName, RunnerKey};
 use domain::launch::Arch;
-use provider::compute::{Error, Machine, MachineState, Order, Slot};
+use provider::compute::{Error, Machine, MachineState, Members, Order, Slot};
+use provider::tags;
 use telemetry::metrics::{Capacity, Family, FleetResult};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{error, info, warn};
@@ -17,10 +18,12 @@ use crate::candidates;
 use crate::compute::Ec2Compute;
 use crate::ec2::{FleetAnswer, FleetInstance, FleetRequest};
 use crate::error::{self, Class, Failure};
+use crate::machine::{in_state, ours, tagged};
 use crate::pace::Priority;
 use crate::request::{self, Facts};
+use crate::response;
 use crate::subnets::{self, Place};
-use crate::{response, tags};
+use crate::tags::of as tags_of;
 
 /// How long launching pauses when we may not, or nobody knows us.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -31,6 +34,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Turns when one subnet has to stand for all.
 static TURN: AtomicUsize = AtomicUsize::new(0);
+
+/// An instance and whom it is for; a spare is for nobody.
+type Paired<'a> = (FleetInstance, Option<&'a Slot>);
 
 /// What the requests of a launch brought.
 #[derive(Default)]
@@ -53,7 +59,7 @@ impl Brought {
 
 impl Ec2Compute {
     pub(crate) async fn launch_all(&self, order: &Order) -> Vec<Result<Machine, Error>> {
-        if order.slots.is_empty() {
+        if order.members.is_empty() {
             return Vec::new();
         }
         let before = self.launched_before(&order.launch_id);
@@ -65,14 +71,16 @@ impl Ec2Compute {
                 Err(failure) => (Vec::new(), failure),
             },
         };
-        let missing = (machines.len()..order.slots.len()).map(|_| Err(Error::from(&reason)));
-        machines.into_iter().take(order.slots.len()).map(Ok).chain(missing).collect()
+        let members = order.members.len();
+        let missing = (machines.len()..members).map(|_| Err(Error::from(&reason)));
+        machines.into_iter().take(members).map(Ok).chain(missing).collect()
     }
 
     /// Everything that comes before the first request.
     async fn plan(&self, order: &Order) -> Result<(Vec<Place>, Vec<(Arch, FleetRequest)>), Failure> {
         let spec = &order.spec;
-        let spot = order.spot && self.settings.spot_enabled;
+        let for_jobs = matches!(order.members, Members::Jobs(_));
+        let spot = order.spot && self.settings.spot_enabled && for_jobs;
         // Whatever can be refused without asking anybody is.
         let mut groups = candidates::groups(spec, spot).map_err(invalid)?;
         request::volume(spec).map_err(invalid)?;
@@ -115,7 +123,7 @@ impl Ec2Compute {
         let mut offered = request::candidates(spec, &facts, spot).map_err(invalid)?;
         let mut as_spot = spot;
         if let Some(breaker) = self.breaker.as_ref().filter(|_| spot) {
-            let admitted = breaker.admit(&offered, u32::try_from(order.slots.len()).unwrap_or(u32::MAX)).await;
+            let admitted = breaker.admit(&offered, u32::try_from(order.members.len()).unwrap_or(u32::MAX)).await;
             if admitted.is_empty() {
                 info!(launch_id = order.launch_id.as_str(), "spot capacity is being taken back everywhere: on-demand");
                 as_spot = false;
@@ -138,7 +146,7 @@ impl Ec2Compute {
         places: &[Place],
         requests: Vec<(Arch, FleetRequest)>,
     ) -> (Vec<Machine>, Failure) {
-        let slots = order.slots.len();
+        let slots = order.members.len();
         let mut brought = Brought::default();
         for (nth, (arch, mut request)) in requests.into_iter().enumerate() {
             if nth > 0 && (brought.instances.len() >= slots || !brought.wants_another()) {
@@ -234,14 +242,20 @@ impl Ec2Compute {
         false
     }
 
-    /// What exists of a launch whose answer was lost: two looks, since what is new is not visible at once.
+    /// What exists of a launch whose answer was lost: two looks, since what is new is not visible at once. Spares do not
+    /// say which launch they came from; whoever looks at their pool next sees them.
     async fn adopt(&self, order: &Order, request: &FleetRequest, brought: &Brought) -> Vec<FleetInstance> {
+        if order.members.pool().is_some() {
+            return Vec::new();
+        }
         let mut found: BTreeMap<String, FleetInstance> = BTreeMap::new();
         for look in 0..2 {
             if look > 0 {
                 sleep_until((Instant::now() + LOOK_AGAIN).min(order.until)).await;
             }
-            let looking = self.find(Some(&order.launch_id), &["pending", "running"], Priority::Launch);
+            let filters =
+                vec![ours(), tagged(tags::LAUNCH_ID, order.launch_id.as_str()), in_state(&["pending", "running"])];
+            let looking = self.find(filters, Priority::Launch);
             let Ok(Ok(machines)) = timeout_at(order.until, looking).await else { continue };
             for machine in machines {
                 let id = machine.key.to_string();
@@ -310,13 +324,15 @@ impl Ec2Compute {
         let zone_of = |subnet: &Option<String>| {
             subnet.as_ref().and_then(|_| places.iter().find(|place| place.subnet == *subnet)?.zone.clone())
         };
-        let paired: Vec<(FleetInstance, &Slot)> = instances.into_iter().zip(&order.slots).collect();
-        // Jobs of one run share their tags, and thereby one call.
-        let mut alike: Vec<(Arch, Vec<&(FleetInstance, &Slot)>)> = Vec::new();
+        let slots = order.members.slots();
+        let paired: Vec<Paired> = instances.into_iter().enumerate().map(|(n, one)| (one, slots.get(n))).collect();
+        // Jobs of one run share their tags, and thereby one call; so do all spares.
+        let run = |slot: Option<&Slot>| slot.map(|slot| (slot.run, slot.repo.clone()));
+        let mut alike: Vec<(Arch, Vec<&Paired>)> = Vec::new();
         for one in &paired {
             let arch = archs.get(&one.0.id).copied().unwrap_or(Arch::Arm64);
-            let same = |(other, members): &&mut (Arch, Vec<&(FleetInstance, &Slot)>)| {
-                *other == arch && members.iter().any(|(_, slot)| (slot.run, &slot.repo) == (one.1.run, &one.1.repo))
+            let same = |(other, members): &&mut (Arch, Vec<&Paired>)| {
+                *other == arch && members.iter().any(|(_, slot)| run(*slot) == run(one.1))
             };
             match alike.iter_mut().find(same) {
                 Some((_, members)) => members.push(one),
@@ -325,8 +341,8 @@ impl Ec2Compute {
         }
         let mut machines = Vec::new();
         for (arch, members) in alike {
-            let slots: Vec<&Slot> = members.iter().map(|(_, slot)| *slot).collect();
-            let shared = tags::of(order, &slots, arch, &self.settings.tags);
+            let slots: Vec<&Slot> = members.iter().filter_map(|(_, slot)| *slot).collect();
+            let shared = tags_of(order, &slots, arch, &self.settings.tags);
             self.retag.add(members.iter().map(|(instance, _)| instance.id.clone()).collect(), shared.clone());
             machines.extend(members.iter().map(|(instance, _)| Machine {
                 key: RunnerKey::new(instance.id.clone()),
@@ -334,24 +350,28 @@ impl Ec2Compute {
                 instance_type: instance.instance_type.clone(),
                 zone: instance.zone.clone().or_else(|| zone_of(&instance.subnet)),
                 spot: instance.spot,
+                arch: Some(arch),
+                image: None,
                 launched_at: self.clock.now(),
-                launch_id: Some(order.launch_id.clone()),
+                ended_at: None,
+                launch_id: order.members.pool().is_none().then(|| order.launch_id.clone()),
                 tags: shared.iter().cloned().collect(),
             }));
         }
         machines.sort_by(|a, b| a.key.cmp(&b.key));
-        for (machine, slot) in machines.iter().zip(&order.slots) {
+        for (n, machine) in machines.iter().enumerate() {
             info!(
                 launch_id = order.launch_id.as_str(),
                 instance_id = machine.key.as_str(),
                 instance_type = machine.instance_type,
                 zone = machine.zone,
                 spot = machine.spot,
-                job_id = slot.job.get(),
+                pool = order.members.pool().map(PoolName::as_str),
+                job_id = slots.get(n).map(|slot| slot.job.get()),
                 "instance launched"
             );
         }
-        self.remember(machines.iter().cloned());
+        self.remember(&order.launch_id, machines.iter().cloned());
         machines
     }
 }

@@ -27,6 +27,7 @@ pub mod ec2;
 pub mod error;
 mod facts;
 mod launch;
+mod machine;
 pub mod pace;
 pub mod request;
 pub mod response;

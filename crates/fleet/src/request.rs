@@ -149,12 +149,12 @@ fn trimmed(candidates: &[Candidate], spot: bool) -> Vec<Override> {
 /// The requests for an order, from candidates that survived every filter, in order of preference: each is for all
 /// slots, and a later one (the other architecture) is sent for those still missing.
 pub fn build(order: &Order, groups: &[(Arch, Vec<Candidate>)], spot: bool, settings: &Settings) -> Vec<FleetRequest> {
-    let slots: Vec<&Slot> = order.slots.iter().collect();
+    let slots: Vec<&Slot> = order.members.slots().iter().collect();
     let request = |(index, (arch, candidates)): (usize, &(Arch, Vec<Candidate>))| FleetRequest {
         client_token: token(order, index),
         launch_template: template(&settings.launch_template, &order.spec.os, *arch),
         overrides: trimmed(candidates, spot),
-        capacity: u32::try_from(order.slots.len()).unwrap_or(u32::MAX),
+        capacity: u32::try_from(order.members.len()).unwrap_or(u32::MAX),
         spot,
         tags: tags::of(order, &slots, *arch, &settings.tags),
     };

@@ -13,6 +13,8 @@ pub struct Settings {
     pub default_subnets: Vec<String>,
     /// Subnets of jobs that ask for private ones.
     pub private_subnets: Vec<String>,
+    /// ARN of the instance profile of machines: by it they are known when they have lost their tags.
+    pub instance_profile: Option<String>,
     /// What instances are tagged with.
     pub tags: TagSettings,
 }

@@ -3,9 +3,10 @@
 //! Keys are unique, the order is fixed (so that a repeated request is equal to the last byte), and there are at most
 //! 50, EC2's limit. `runs-fleet:managed` is what permits us to stop or terminate an instance; it is never dropped.
 
-use provider::compute::{Order, Slot};
-
+use domain::ids::PoolName;
 use domain::launch::Arch;
+use provider::compute::{Members, Order, Slot};
+use provider::tags::{JOB_ID, LAUNCH_ID, MANAGED, POOL, ROLE, RUN_ID};
 
 use crate::settings::TagSettings;
 
@@ -14,14 +15,6 @@ mod tests;
 
 /// What our own tags begin with.
 const PREFIX: &str = "runs-fleet:";
-/// Marks what we launched and may end.
-pub const MANAGED: &str = "runs-fleet:managed";
-/// Names the launch request.
-pub const LAUNCH_ID: &str = "runs-fleet:launch-id";
-/// The job an instance was launched for.
-pub const JOB_ID: &str = "runs-fleet:job-id";
-/// Its workflow run.
-pub const RUN_ID: &str = "runs-fleet:run-id";
 /// EC2's limit of tags per resource.
 pub const LIMIT: usize = 50;
 /// EC2's limit of a value, in characters.
@@ -32,7 +25,8 @@ const NAME_LIMIT: usize = 64;
 /// Tags in order.
 pub type Tags = Vec<(String, String)>;
 
-/// The tags an instance for these slots of an order carries: what all of them agree on.
+/// The tags an instance for these slots of an order carries: what all of them agree on. A pool's order has no slots, and
+/// its instances do not carry the launch's name: by that a spare is known to be one.
 pub fn of(order: &Order, slots: &[&Slot], arch: Arch, settings: &TagSettings) -> Tags {
     let spec = &order.spec;
     let shared = |fact: fn(&Slot) -> Option<String>| {
@@ -44,13 +38,13 @@ pub fn of(order: &Order, slots: &[&Slot], arch: Arch, settings: &TagSettings) ->
     tags.add("Name", Some(instance_name(order, slots)));
     tags.add(RUN_ID, shared(|slot| slot.run.map(|run| run.to_string())));
     tags.add(MANAGED, Some("true".to_owned()));
-    tags.add("runs-fleet:pool", spec.pool.as_ref().map(ToString::to_string));
+    tags.add(POOL, pool_of(order).map(ToString::to_string));
     tags.add("runs-fleet:os", Some(spec.os.clone()));
     tags.add("runs-fleet:arch", Some(arch.as_str().to_owned()));
     tags.add("runs-fleet:region", Some(spec.region.clone()));
     tags.add("runs-fleet:environment", Some(spec.environment.clone()));
     tags.add("Environment", Some(spec.environment.clone()));
-    tags.add("Role", repo);
+    tags.add(ROLE, repo);
     for (key, value) in &settings.attribution {
         tags.add(key, Some(value.clone()));
     }
@@ -68,7 +62,8 @@ pub fn of(order: &Order, slots: &[&Slot], arch: Arch, settings: &TagSettings) ->
         tags.add("runs-fleet:vault-auth-method", Some("aws".to_owned()));
         tags.add("runs-fleet:vault-aws-role", Some("runs-fleet-runner".to_owned()));
     }
-    tags.add(LAUNCH_ID, Some(order.launch_id.to_string()));
+    let for_jobs = matches!(order.members, Members::Jobs(_));
+    tags.add(LAUNCH_ID, for_jobs.then(|| order.launch_id.to_string()));
     tags.add(JOB_ID, shared(|slot| Some(slot.job.to_string())));
     tags.finish()
 }
@@ -93,7 +88,7 @@ impl Collected<'_> {
         let mut tags = self.tags;
         tags.extend(custom.map(|(key, value)| (key.clone(), value.clone())));
         let droppable = self.settings.attribution.keys().rev().map(String::as_str);
-        for key in droppable.chain(["Role", JOB_ID, LAUNCH_ID, "Name"]) {
+        for key in droppable.chain([ROLE, JOB_ID, LAUNCH_ID, "Name"]) {
             if tags.len() <= LIMIT {
                 break;
             }
@@ -110,12 +105,17 @@ impl Collected<'_> {
     }
 }
 
+/// The pool of a spare, or the one that the job asks for.
+fn pool_of(order: &Order) -> Option<&PoolName> {
+    order.members.pool().or(order.spec.pool.as_ref())
+}
+
 /// What the console shows: the pool's machine, or the repository's with what it asked for. Instances of a batch for
 /// several repositories are nobody's until one is paired with its job.
 fn instance_name(order: &Order, slots: &[&Slot]) -> String {
     let mut name = "runs-fleet-runner".to_owned();
     let repo = slots.first().map(|slot| &slot.repo).filter(|repo| slots.iter().all(|slot| slot.repo == **repo));
-    if let Some(pool) = &order.spec.pool {
+    if let Some(pool) = pool_of(order) {
         name = format!("{name}-{pool}");
     } else if let Some(repo) = repo {
         name = format!("{name}-{}{}", repo.name(), conditions(order));

@@ -318,34 +318,72 @@ async fn prices_are_the_newest_of_each_type_and_zone() {
 
 #[tokio::test]
 async fn only_a_persistent_spot_request_outlives_its_instance() {
-    let row = |id: &str, kind: &str| {
+    let row = |id: &str, kind: &str, instance: &str| {
         format!(
-            "<item><spotInstanceRequestId>{id}</spotInstanceRequestId><type>{kind}</type><state>active</state></item>"
+            "<item><spotInstanceRequestId>{id}</spotInstanceRequestId><type>{kind}</type><state>active</state>\
+             <instanceId>{instance}</instanceId></item>"
         )
     };
     let body = format!(
         "<DescribeSpotInstanceRequestsResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">\
          <spotInstanceRequestSet>{}{}</spotInstanceRequestSet></DescribeSpotInstanceRequestsResponse>",
-        row("sir-1", "one-time"),
-        row("sir-2", "persistent")
+        row("sir-1", "one-time", "i-1"),
+        row("sir-2", "persistent", "")
     );
-    let (_, ec2) = Double::answering([(200, body.as_str())]).await;
-    assert_eq!(ec2.persistent_spot_requests(&["i-1".into()]).await.unwrap(), ["sir-2"]);
+    let (double, ec2) = Double::answering([(200, body.as_str())]).await;
+    let request = |id: &str, instance: Option<&str>, persistent| SpotRequest {
+        id: id.into(),
+        instance: instance.map(str::to_owned),
+        persistent,
+    };
+    let found = ec2.spot_requests(&[("state".into(), vec!["open".into(), "active".into()])]).await.unwrap();
+    assert_eq!(found, [request("sir-1", Some("i-1"), false), request("sir-2", None, true)]);
+    assert!(double.requests()[0].contains("Filter.1.Name=state&Filter.1.Value.1=open&Filter.1.Value.2=active"));
+}
+
+#[tokio::test]
+async fn an_instance_tells_what_it_is_made_of_and_when_it_ended() {
+    let body = "<DescribeInstancesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><reservationSet><item>\
+                <instancesSet><item><instanceId>i-1</instanceId><imageId>ami-1</imageId><architecture>arm64</architecture>\
+                <reason>User initiated (2026-01-31 10:23:34 GMT)</reason><launchTime>2026-01-31T09:00:00.000Z</launchTime>\
+                <instanceState><code>48</code><name>terminated</name></instanceState></item></instancesSet></item>\
+                </reservationSet></DescribeInstancesResponse>";
+    let (_, ec2) = Double::answering([(200, body)]).await;
+    let instance = ec2.describe_instances(&Selection::Ids(vec!["i-1".into()])).await.unwrap().remove(0);
+    assert_eq!((instance.image.as_deref(), instance.arch.as_deref()), (Some("ami-1"), Some("arm64")));
+    assert_eq!(instance.transition.as_deref(), Some("User initiated (2026-01-31 10:23:34 GMT)"));
+    assert_eq!(instance.launched_at, "2026-01-31T09:00:00Z".parse().ok());
+}
+
+#[tokio::test]
+async fn tags_are_removed_by_key() {
+    let (double, ec2) =
+        Double::answering([(200, "<DeleteTagsResponse><return>true</return></DeleteTagsResponse>")]).await;
+    ec2.delete_tags(&["i-1".into()], &["a".into(), "b".into()]).await.unwrap();
+    let sent = &double.requests()[0];
+    assert!(sent.contains("Action=DeleteTags") && sent.contains("ResourceId.1=i-1"), "{sent}");
+    assert!(sent.contains("Tag.1.Key=a") && sent.contains("Tag.2.Key=b") && !sent.contains("Value"), "{sent}");
 }
 
 #[tokio::test]
 async fn a_missing_template_is_an_answer() {
     let missing = refusal("InvalidLaunchTemplateName.NotFoundException");
     let (_, ec2) = Double::answering([(400, missing.as_str()), (403, refusal("UnauthorizedOperation").as_str())]).await;
-    assert_eq!(ec2.template_exists("t").await, Ok(false));
-    assert!(ec2.template_exists("t").await.is_err());
+    assert_eq!(ec2.template("t").await, Ok(None));
+    assert!(ec2.template("t").await.is_err());
+    let body = "<DescribeLaunchTemplateVersionsResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">\
+                <launchTemplateVersionSet><item><launchTemplateData><imageId>ami-1</imageId></launchTemplateData></item>\
+                </launchTemplateVersionSet></DescribeLaunchTemplateVersionsResponse>";
+    let (double, ec2) = Double::answering([(200, body)]).await;
+    assert_eq!(ec2.template("t").await, Ok(Some(Template { image: Some("ami-1".into()) })));
+    assert!(double.requests()[0].contains("ResolveAlias=true"), "an image may be named by a parameter");
 }
 
 /// moto invents subnets and images on its own; it takes an unknown launch template for a missing one as EC2 does.
 #[tokio::test]
 async fn moto_understands_the_requests() {
     let ec2 = AwsEc2::new(&emulator::shared().sdk(), emulator::silent());
-    assert_eq!(ec2.template_exists("no-such-template").await, Ok(false));
+    assert_eq!(ec2.template("no-such-template").await, Ok(None));
     let offerings = ec2.offerings().await.unwrap();
     assert!(offerings.iter().any(|(kind, zone)| kind == "m5.large" && zone.starts_with(emulator::REGION)));
     let subnets = ec2.describe_subnets(&[]).await.unwrap();
@@ -360,5 +398,6 @@ async fn moto_understands_the_requests() {
     }
     let by_tag = Selection::Filters(vec![("tag:runs-fleet:pool".into(), vec!["nobody's".into()])]);
     assert_eq!(ec2.describe_instances(&by_tag).await, Ok(vec![]));
-    assert_eq!(ec2.persistent_spot_requests(&unknown).await, Ok(vec![]));
+    let of_unknown = [("instance-id".to_owned(), unknown.to_vec())];
+    assert_eq!(ec2.spot_requests(&of_unknown).await, Ok(vec![]));
 }

@@ -13,7 +13,7 @@ use fleet::ec2::{Instance, SpotPrice, Subnet};
 use fleet::settings::Settings;
 use fleet::{Breaker, Ec2Compute};
 use proptest::prelude::*;
-use provider::compute::{Compute, Error, Filter, Machine, MachineState, Order, Slot};
+use provider::compute::{Compute, Error, Filter, Machine, MachineState, Members, Order, Slot};
 use simulation::chance::SeededRng;
 use simulation::cloud::{Cloud, Fault, World};
 use telemetry::Metrics;
@@ -63,7 +63,8 @@ fn spec(types: &[&str]) -> LaunchSpec {
 fn order(launch: &str, spec: LaunchSpec, slots: u64) -> Order {
     let slot = |n| Slot { job: JobId::new(n).unwrap(), run: RunId::new(n / 3 + 1), repo: "org/app".parse().unwrap() };
     let until = Instant::now() + Duration::from_secs(90);
-    Order { launch_id: launch.into(), spec, spot: true, slots: (1..=slots).map(slot).collect(), until }
+    let members = Members::Jobs((1..=slots).map(slot).collect());
+    Order { launch_id: launch.into(), spec, spot: true, members, until }
 }
 
 fn arm(slots: u64) -> Order {
@@ -233,7 +234,7 @@ async fn what_can_never_be_launched_is_refused_without_a_call() {
     }
     let calls = ["CreateFleet", "DescribeSubnets", "DescribeInstanceTypeOfferings", "DescribeSpotPriceHistory"];
     assert!(calls.iter().all(|operation| cloud.calls(operation) == 0));
-    assert!(compute.launch(&Order { slots: Vec::new(), ..arm(1) }).await.is_empty());
+    assert!(compute.launch(&Order { members: Members::Jobs(Vec::new()), ..arm(1) }).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -324,7 +325,7 @@ async fn a_new_machine_is_pending_until_ec2_knows_it() {
     let (cloud, compute) = fleet();
     cloud.change(|world| world.invisible = Duration::from_secs(3_600));
     let machine = compute.launch(&arm(1)).await.remove(0).unwrap();
-    let filter = Filter { launch_id: Some("rf1-a".into()), include_gone: false };
+    let filter = Filter { launch_id: Some("rf1-a".into()), ..Filter::default() };
     assert_eq!(compute.describe(&machine.key).await.unwrap().unwrap().state, MachineState::Pending);
     assert_eq!(compute.list(&filter).await.unwrap().len(), 1);
     tokio::time::advance(Duration::from_secs(61)).await;
@@ -340,7 +341,10 @@ fn instance(id: &str, state: &str, spot: bool, managed: bool) -> Instance {
         instance_type: "c7g.large".to_owned(),
         zone: Some("1a".to_owned()),
         spot,
+        arch: None,
+        image: None,
         launched_at: Some(at(-900)),
+        transition: None,
         tags,
     }
 }
@@ -387,7 +391,7 @@ async fn only_ours_are_listed() {
     cloud.put(instance("i-gone", "terminated", false, true));
     cloud.put(instance("i-foreign", "running", false, false));
     let listed = |include_gone| {
-        let filter = Filter { launch_id: None, include_gone };
+        let filter = Filter { include_gone, ..Filter::default() };
         let compute = &compute;
         async move { compute.list(&filter).await.unwrap().into_iter().map(|m| m.key.to_string()).collect::<Vec<_>>() }
     };

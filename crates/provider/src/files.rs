@@ -14,12 +14,27 @@ pub const UNFINISHED: &str = ".new-";
 /// Replaces `path` with `content`, mode 0600, durable on return. A reader sees the old or the new content, never a
 /// mixture. Blocking.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    place(path, content, |unfinished| fs::rename(unfinished, path))
+}
+
+/// The same for a file that is not there yet; otherwise the error's kind is `AlreadyExists` and nothing changes.
+/// Blocking.
+pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
+    place(path, content, |unfinished| {
+        // A link, unlike a rename, never replaces.
+        let linked = fs::hard_link(unfinished, path);
+        fs::remove_file(unfinished)?;
+        linked
+    })
+}
+
+fn place(path: &Path, content: &[u8], settle: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file's path"));
     };
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let unfinished = dir.join(format!("{UNFINISHED}{}-{number}-{}", std::process::id(), name.to_string_lossy()));
-    let written = write(&unfinished, content).and_then(|()| fs::rename(&unfinished, path));
+    let written = write(&unfinished, content).and_then(|()| settle(&unfinished));
     if written.is_err() {
         let _ = fs::remove_file(&unfinished);
     }

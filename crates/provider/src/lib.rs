@@ -1,5 +1,6 @@
-//! Ports to machines and to what is handed over to them, with their local back ends.
+//! Ports to machines, to what is handed over to them, and to stored objects, with their local back ends.
 
+pub mod blobs;
 pub mod compute;
 pub mod files;
 pub mod handover;
@@ -11,6 +12,8 @@ pub mod processes;
 pub mod ssm;
 #[cfg(feature = "ssm-layout")]
 pub mod ssm_layout;
+pub mod tags;
 
+pub use blobs::BlobStore;
 pub use compute::{Compute, Machine, MachineState};
 pub use handover::HandOver;

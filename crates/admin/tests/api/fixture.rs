@@ -32,7 +32,7 @@ pub struct Machines(Mutex<Vec<Machine>>);
 #[async_trait]
 impl Compute for Machines {
     async fn launch(&self, order: &Order) -> Vec<Result<Machine, compute::Error>> {
-        order.slots.iter().map(|_| Err(compute::Error::Transient("there are none".to_owned()))).collect()
+        (0..order.members.len()).map(|_| Err(compute::Error::Transient("there are none".to_owned()))).collect()
     }
     async fn start(&self, _: &RunnerKey) -> Result<(), compute::Error> {
         Ok(())
@@ -43,12 +43,27 @@ impl Compute for Machines {
     async fn terminate(&self, _: &RunnerKey) -> Result<(), compute::Error> {
         Ok(())
     }
+    async fn tag(&self, _: &RunnerKey, _: &[(String, String)]) -> Result<(), compute::Error> {
+        Ok(())
+    }
+    async fn untag(&self, _: &RunnerKey, _: &[&str]) -> Result<(), compute::Error> {
+        Ok(())
+    }
     async fn describe(&self, key: &RunnerKey) -> Result<Option<Machine>, compute::Error> {
         Ok(self.0.lock().unwrap().iter().find(|machine| machine.key == *key).cloned())
     }
     async fn list(&self, filter: &Filter) -> Result<Vec<Machine>, compute::Error> {
         let machines = self.0.lock().unwrap().clone();
-        Ok(machines.into_iter().filter(|machine| filter.include_gone || !machine.state.is_gone()).collect())
+        Ok(machines.into_iter().filter(|machine| filter.admits(machine)).collect())
+    }
+    async fn current_image(&self, _: domain::launch::Arch) -> Result<Option<String>, compute::Error> {
+        Ok(None)
+    }
+    async fn spot_requests(&self) -> Result<Vec<compute::SpotRequest>, compute::Error> {
+        Ok(Vec::new())
+    }
+    async fn cancel_spot_requests(&self, _: &[String]) -> Result<(), compute::Error> {
+        Ok(())
     }
 }
 
@@ -109,6 +124,7 @@ impl Fleet {
             main: Arc::clone(&main),
             dead_letters: None,
             compute: machines.clone(),
+            pools: None,
             hand_over: Arc::new(Nothing),
             github: Arc::new(github),
             clock,

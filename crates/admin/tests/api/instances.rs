@@ -18,7 +18,10 @@ fn machine(key: &str, state: MachineState, launched: i64) -> Machine {
         instance_type: "c8g.large".to_owned(),
         zone: None,
         spot: true,
+        arch: None,
+        image: None,
         launched_at: at(launched),
+        ended_at: None,
         launch_id: None,
         tags: BTreeMap::new(),
     }

@@ -1,14 +1,15 @@
 //! Listing for people: newest first, filtered, by pages.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use domain::clock::{Timestamp, after};
+use domain::clock::{Timestamp, after, whole_seconds};
 use domain::ids::{JobId, PoolName, Repo, RunnerKey};
-use domain::job::{Job, JobState};
+use domain::job::{Job, JobState, Settled};
 
 use super::Jobs;
-use crate::attrs::stamp;
-use crate::schema::{JOBS, POOL_CREATED, STATUS_CREATED};
+use crate::attrs::{stamp, text};
+use crate::schema::{JOBS, POOL_CREATED, POOL_STATUS, STATUS_CREATED};
 use crate::table::{Error, Query};
 
 /// Which jobs, and which page of them.
@@ -69,6 +70,30 @@ fn mentions(job: &Job, text: &str) -> bool {
 }
 
 impl Jobs {
+    /// Machines that jobs of the pool occupy, whoever's they are. From an index, which may lag.
+    pub async fn busy_machines(&self, pool: &PoolName) -> Result<BTreeSet<RunnerKey>, Error> {
+        let mut busy = BTreeSet::new();
+        for state in JobState::all().filter(|state| state.occupies()) {
+            // Just this state: no state's word begins with another's.
+            let (from, until) = (state.as_str(), format!("{}~", state.as_str()));
+            let query =
+                Query { from: Some(from.into()), until: Some(until.into()), ..Query::of(POOL_STATUS, pool.as_str()) };
+            // Of a row this release cannot read the machine is busy all the same.
+            let rows = self.table.query(&JOBS, query).await?;
+            let rows = rows.iter().filter(|row| self.is_live(row));
+            busy.extend(rows.filter_map(|row| text(row, "instance_id")).map(RunnerKey::from));
+        }
+        Ok(busy)
+    }
+
+    /// Jobs of the pool created at `since` or later, oldest first, without those that were orphaned. From an index.
+    pub async fn pool_history(&self, pool: &PoolName, since: Timestamp) -> Result<Vec<Job>, Error> {
+        let query = Query { from: Some(stamp(since)), ..Query::of(POOL_CREATED, pool.as_str()) };
+        let mut jobs = self.live(&self.table.query(&JOBS, query).await?);
+        jobs.retain(|job| job.state != JobState::Settled(Settled::Orphaned) && job.created_at >= whole_seconds(since));
+        Ok(jobs)
+    }
+
     /// The jobs that match, newest first.
     pub async fn list(&self, filter: &JobFilter) -> Result<Listing, Error> {
         let end = if filter.limit == 0 { usize::MAX } else { filter.offset.saturating_add(filter.limit) };

@@ -23,10 +23,12 @@ use crate::table::{Cond, Error, Item, Outcome, Query, Table, Update, Value};
 
 pub use self::commit::{Change, Committed};
 pub use self::list::{JobFilter, Listing};
+pub use self::old::OldJob;
 
 mod codec;
 mod commit;
 mod list;
+mod old;
 #[cfg(test)]
 mod tests;
 

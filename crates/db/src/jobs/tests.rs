@@ -223,7 +223,7 @@ proptest! {
         ],
     ) {
         let mut row = encode(&full());
-        row.insert(*attribute, value);
+        row.insert(attribute, value);
         if let Ok(job) = decode(&row) {
             prop_assert_eq!(decode(&encode(&job)), Ok(job));
         }

@@ -166,9 +166,9 @@ async fn sweeps_find_rows_with_local_times() {
     for back in back_ends() {
         back.restore(&JOBS, later_revision("launched"));
         let mut eastern = later_revision("launched");
-        eastern.insert("job_id".into(), 8_i64.into());
+        eastern.insert("job_id", 8_i64.into());
         // 23:59 UTC of the day before, and text far behind it.
-        eastern.insert("created_at".into(), "2026-01-01T08:59:00+09:00".into());
+        eastern.insert("created_at", "2026-01-01T08:59:00+09:00".into());
         back.restore(&JOBS, eastern);
         let found = jobs(&back).by_state(JobState::Launched, Some(at(60)), None).await.expect("an answer");
         assert_eq!(found.iter().map(|job| job.id.get()).collect::<Vec<_>>(), [8, 7], "{}", back.name);

@@ -4,6 +4,7 @@
 //! * [`records`] — jobs and runners: pinned writes, transactions, indexes.
 //! * [`rows`] — pools, claims, locks, markers.
 //! * [`model`] — random histories: every back end answers like a plain map.
+//! * [`leader`] — the leader lease and fences.
 //! * [`legacy`] — rows the Go implementation left behind.
 //! * [`circuits`] — the circuit breakers.
 //! * `emulated`, `double`, `setup` — DynamoDB: emulated for all of the above, scripted for what goes wrong, and its
@@ -29,6 +30,7 @@ mod double;
 #[cfg(feature = "aws")]
 mod emulated;
 mod file;
+mod leader;
 mod legacy;
 mod model;
 mod records;

@@ -356,6 +356,47 @@ async fn listings_are_newest_first_filtered_and_paged() {
 }
 
 /// A status of another release: left alone, reported, and no obstacle to the others.
+/// A pool's machines are busy in every state that occupies them, whether or not the rest of the row can be read.
+#[tokio::test]
+async fn a_pools_busy_machines_and_its_history() {
+    for back in back_ends() {
+        let (jobs, pool) = (jobs(&back), "cpu".parse().expect("valid"));
+        let of = |mut job: Job, pool: &str| {
+            if let Some(message) = job.message.as_mut().map(std::sync::Arc::make_mut) {
+                message.spec.pool = pool.parse().ok();
+            }
+            job
+        };
+        let bound = |job| launched(job, "token", "i-0");
+        for (number, job, name) in [
+            (1, bound(1), "cpu"),
+            (2, Job { state: JobState::Running, ..bound(2) }, "cpu"),
+            (3, Job { state: JobState::Terminating, ..bound(3) }, "cpu"),
+            (4, Job { state: JobState::Settled(Settled::Success), ..bound(4) }, "cpu"),
+            (5, Job { state: JobState::Settled(Settled::Orphaned), ..bound(5) }, "cpu"),
+            (6, bound(6), "other"),
+            (7, accepted(7), "cpu"),
+        ] {
+            let instance = (number != 7).then(|| RunnerKey::from(format!("i-{number}")));
+            let created_at = at(i64::from(number) * 10);
+            created(&jobs, of(Job { instance, created_at, ..job }, name)).await;
+        }
+        let foreign = crate::row([
+            ("job_id", 99_i64.into()),
+            ("pool", "cpu".into()),
+            ("status", "running".into()),
+            ("instance_id", "i-99".into()),
+        ]);
+        back.restore(&JOBS, foreign);
+        let busy = jobs.busy_machines(&pool).await.expect("an answer");
+        let busy: Vec<_> = busy.iter().map(RunnerKey::as_str).collect();
+        assert_eq!(busy, ["i-1", "i-2", "i-3", "i-99"], "{}", back.name);
+        let history = jobs.pool_history(&pool, at(20)).await.expect("an answer");
+        let history: Vec<_> = history.iter().map(|job| job.id.get()).collect();
+        assert_eq!(history, [2, 3, 4, 7], "{}: oldest first, without the orphan", back.name);
+    }
+}
+
 #[tokio::test]
 async fn an_unreadable_row_is_an_error_alone_and_skipped_among_others() {
     for back in back_ends() {

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use db::claims::{Action, Holder};
-use db::locks::PoolLock;
-use db::pools::{Observed, PoolConfig, Schedule};
+use db::locks::{Held, PoolLock};
+use db::pools::{Created, Health, Observed, Pool, PoolConfig, Report, Schedule, Tuning};
 use db::schema::POOLS;
 use db::table::{Cond, Outcome, Update, Value};
-use db::{Claims, Error, Locks, Markers, Pools};
+use db::{Claims, Error, Fence, Locks, Markers, Pools};
 use domain::clock::Clock;
 use domain::ids::{JobId, PoolName, Repo, RunId, RunnerId, RunnerKey};
 use domain::testing::at;
 
-use crate::{BackEnd, TestClock, back_ends, row};
+use crate::{BackEnd, TestClock, back_ends};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -65,61 +65,170 @@ fn config() -> PoolConfig {
     }
 }
 
+async fn lock(back: &BackEnd, pool: &PoolName, owner: &str) -> (Held, Pool) {
+    match locks(back).pool(pool, owner, MINUTE).await.expect("an answer") {
+        PoolLock::Acquired(held, pool) => (held, pool),
+        other => panic!("{}: {other:?}", back.name),
+    }
+}
+
+async fn stored(back: &BackEnd, pool: &PoolName) -> Option<Pool> {
+    pools(back).get(pool).await.expect("an answer")
+}
+
 /// D22: every group of attributes has one writer.
 #[tokio::test]
 async fn saving_a_pool_leaves_what_others_wrote() {
     for back in back_ends() {
         let (pools, pool) = (pools(&back), name("cpu"));
-        pools.save(&pool, &config()).await.expect("allowed");
-        assert_eq!(pools.get(&pool).await.expect("an answer").expect("a pool").config, config(), "{}", back.name);
+        assert_eq!(pools.save(&pool, &config()).await.expect("allowed"), Outcome::Lost, "there is none yet");
+        assert!(pools.create(&pool, &config()).await.expect("allowed").is_applied());
+        assert_eq!(pools.create(&pool, &config()).await.expect("allowed"), Outcome::Lost, "{}", back.name);
+        assert_eq!(stored(&back, &pool).await.expect("a pool").config, config(), "{}", back.name);
         let observed = Observed { running: 1, stopped: 0, effective_running: Some(0), effective_stopped: None };
-        assert!(pools.observe(&pool, observed).await.expect("allowed").is_applied());
         assert!(pools.touch(&pool).await.expect("allowed").is_applied());
-        assert!(pools.reconciled(&pool, &"é".repeat(400)).await.expect("allowed").is_applied());
-        let foreign = Update::default().set("auto_tune", Value::M(row([("hot", 1_i64.into())])));
-        let key = Value::from("cpu");
-        assert!(back.table.update(&POOLS, &key, foreign, Cond::Always).await.expect("allowed").is_applied());
-        let PoolLock::Acquired(held, seen) = locks(&back).pool(&pool, "me", MINUTE).await.expect("an answer") else {
-            panic!("{}: nobody holds it", back.name);
+        let (held, _) = lock(&back, &pool, "me").await;
+        let report = Report {
+            result: Some("é".repeat(400)),
+            observed: Some(observed),
+            created: Some(Created { at: Some(back.clock.now()), keys: vec!["i-1".into()] }),
+            health: Some(Health { failures: 3, retry_at: Some(at(60)) }),
         };
+        assert!(pools.finish(&pool, &held, None, &report).await.expect("allowed").is_applied());
+        let tuning = Tuning {
+            linger_minutes: 5,
+            max_hot: 2,
+            window_days: 7,
+            jobs: 40,
+            bursts: 3,
+            p90_gap_seconds: 250,
+            peak: 4,
+            reason: "tuned".to_owned(),
+            at: at(0),
+        };
+        assert!(pools.tune(&pool, &tuning, Some(Fence::new(7))).await.expect("allowed").is_applied());
+        let key = Value::from("cpu");
+        let foreign = Update::default().set("of_another_release", 1_i64);
+        assert!(back.table.update(&POOLS, &key, foreign, Cond::Always).await.expect("allowed").is_applied());
+        let (held, seen) = lock(&back, &pool, "me").await;
         assert_eq!(seen.config, config());
 
         // A cleared override is absent, a zero one is zero.
         let cleared = PoolConfig { override_linger_minutes: None, override_max_hot: Some(0), ..PoolConfig::default() };
-        pools.save(&pool, &cleared).await.expect("allowed");
-        let found = pools.get(&pool).await.expect("an answer").expect("a pool");
+        assert!(pools.save(&pool, &cleared).await.expect("allowed").is_applied());
+        let found = stored(&back, &pool).await.expect("a pool");
         assert_eq!(found.config, cleared, "{}", back.name);
         assert_eq!((found.observed, found.last_job_time), (Some(observed), Some(back.clock.now())));
-        assert_eq!(found.last_reconcile_result.map(|result| result.chars().count()), Some(300));
+        assert_eq!(found.last_reconcile_result.as_ref().map(|result| result.chars().count()), Some(300));
+        assert_eq!((Some(found.created), Some(found.health)), (report.created, report.health), "{}", back.name);
+        assert_eq!(found.tuning, Some(tuning), "{}", back.name);
         let item = back.table.get(&POOLS, &key).await.expect("an answer").expect("a row");
-        assert!(item.contains_key("auto_tune"));
+        assert!(item.contains_key("of_another_release"), "{}", back.name);
         assert!(locks(&back).refresh_pool(&pool, &held, MINUTE).await.expect("allowed").is_applied(), "still ours");
+        assert!(pools.mend(&pool).await.expect("allowed").is_applied());
+        assert_eq!(stored(&back, &pool).await.expect("a pool").health, Health::default());
     }
 }
 
-/// D23, D24.
+/// What a pass reports is written by the holder of the lock and by the newest leader, and gives the lock back.
+#[tokio::test]
+async fn only_the_holder_of_the_lock_reports() {
+    for back in back_ends() {
+        let (pools, pool) = (pools(&back), name("cpu"));
+        assert!(pools.create(&pool, &config()).await.expect("allowed").is_applied());
+        let result = |text: &str| Report { result: Some(text.to_owned()), ..Report::default() };
+        let (first, _) = lock(&back, &pool, "a").await;
+        back.clock.advance(66);
+        let (second, _) = lock(&back, &pool, "b").await;
+        let late = pools.finish(&pool, &first, None, &result("late")).await;
+        assert_eq!(late.expect("allowed"), Outcome::Lost, "{}", back.name);
+        assert!(pools.finish(&pool, &second, Some(Fence::new(5)), &result("new")).await.expect("allowed").is_applied());
+        let (third, _) = lock(&back, &pool, "c").await;
+        let deposed = pools.finish(&pool, &third, Some(Fence::new(4)), &result("deposed")).await;
+        assert_eq!(deposed.expect("allowed"), Outcome::Lost, "{}", back.name);
+        assert!(pools.finish(&pool, &third, Some(Fence::new(5)), &Report::default()).await.expect("ok").is_applied());
+        assert_eq!(stored(&back, &pool).await.expect("a pool").last_reconcile_result.as_deref(), Some("new"));
+        let fence = Fence::new(4);
+        let tuning = Tuning {
+            linger_minutes: 0,
+            max_hot: 0,
+            window_days: 7,
+            jobs: 0,
+            bursts: 0,
+            p90_gap_seconds: 0,
+            peak: 0,
+            reason: "late".to_owned(),
+            at: at(0),
+        };
+        assert_eq!(pools.tune(&pool, &tuning, Some(fence)).await.expect("allowed"), Outcome::Lost, "{}", back.name);
+    }
+}
+
+/// D23, D24: no operation makes half a pool; an operator's pool stays unless it is empty and that is insisted on.
 #[tokio::test]
 async fn ephemeral_pools_are_made_once_and_only_they_are_deleted() {
     for back in back_ends() {
         let (pools, pool) = (pools(&back), name("cpu"));
-        for touch in [pools.touch(&pool).await, pools.reconciled(&pool, "x").await, pools.delete(&pool, true).await] {
-            assert_eq!(touch.expect("allowed"), Outcome::Lost, "{}: no operation makes half a pool", back.name);
+        for lost in [pools.touch(&pool).await, pools.save(&pool, &config()).await, pools.mend(&pool).await] {
+            assert_eq!(lost.expect("allowed"), Outcome::Lost, "{}: no operation makes half a pool", back.name);
         }
         assert!(pools.create_ephemeral(&pool, &config()).await.expect("allowed").is_applied());
         assert_eq!(pools.create_ephemeral(&pool, &config()).await.expect("allowed"), Outcome::Lost);
         assert_eq!(pools.touch(&pool).await.expect("allowed"), Outcome::Lost, "not older");
         back.clock.advance(1);
         assert!(pools.touch(&pool).await.expect("allowed").is_applied());
-        assert!(pools.delete(&pool, false).await.expect("allowed").is_applied());
-        assert_eq!(pools.get(&pool).await.expect("an answer"), None);
+        let (held, seen) = lock(&back, &pool, "me").await;
+        let begun = pools.begin_deletion(&pool, &held, seen.last_job_time, false).await.expect("allowed");
+        let deletion = begun.applied().expect("unused");
+        assert!(stored(&back, &pool).await.expect("a pool").deleting_at.is_some());
+        assert!(pools.delete(&pool, &held, &deletion).await.expect("allowed").is_applied());
+        assert_eq!(stored(&back, &pool).await, None, "{}", back.name);
 
-        pools.save(&pool, &config()).await.expect("allowed");
-        assert_eq!(pools.delete(&pool, false).await.expect("allowed"), Outcome::Lost, "persistent");
-        assert_eq!(pools.delete(&pool, true).await.expect("allowed"), Outcome::Lost, "has targets");
-        pools.save(&pool, &PoolConfig::default()).await.expect("allowed");
-        assert!(pools.delete(&pool, true).await.expect("allowed").is_applied(), "{}", back.name);
+        assert!(pools.create(&pool, &config()).await.expect("allowed").is_applied());
+        let (held, _) = lock(&back, &pool, "me").await;
+        for forced in [false, true] {
+            let begun = pools.begin_deletion(&pool, &held, None, forced).await.expect("allowed");
+            assert_eq!(begun, Outcome::Lost, "{}: an operator's, and it has targets", back.name);
+        }
+        assert!(pools.save(&pool, &PoolConfig::default()).await.expect("allowed").is_applied());
+        let begun = pools.begin_deletion(&pool, &held, None, true).await.expect("allowed");
+        let deletion = begun.applied().expect("empty");
+        assert!(pools.save(&pool, &PoolConfig::default()).await.expect("allowed").is_applied());
+        assert_eq!(
+            pools.delete(&pool, &held, &deletion).await.expect("ok"),
+            Outcome::Lost,
+            "somebody wants to keep it"
+        );
     }
     assert!("__task_lock:x".parse::<PoolName>().is_err(), "a reserved key is no pool name");
+}
+
+/// A job that names a pool while it is being removed keeps it.
+#[tokio::test]
+async fn a_job_keeps_its_pool() {
+    for back in back_ends() {
+        let (pools, pool) = (pools(&back), name("cpu"));
+        assert!(pools.create_ephemeral(&pool, &config()).await.expect("allowed").is_applied());
+        let (held, seen) = lock(&back, &pool, "me").await;
+        let begin = async |last| pools.begin_deletion(&pool, &held, last, false).await.expect("allowed").applied();
+        back.clock.advance(1);
+        assert!(pools.touch(&pool).await.expect("allowed").is_applied());
+        assert_eq!(begin(seen.last_job_time).await, None, "{}: used since it was read", back.name);
+        let last = stored(&back, &pool).await.expect("a pool").last_job_time;
+        let deletion = begin(last).await.expect("unused");
+        // Within the same second: the time alone would not tell.
+        assert!(pools.touch(&pool).await.expect("allowed").is_applied());
+        assert_eq!(pools.delete(&pool, &held, &deletion).await.expect("allowed"), Outcome::Lost, "{}", back.name);
+        assert_eq!(stored(&back, &pool).await.expect("a pool").deleting_at, None);
+        let deletion = begin(last).await.expect("unused");
+        pools.abandon_deletion(&pool, &deletion).await.expect("allowed");
+        assert_eq!(pools.delete(&pool, &held, &deletion).await.expect("allowed"), Outcome::Lost, "{}", back.name);
+        let deletion = begin(last).await.expect("unused");
+        back.clock.advance(66);
+        let (other, _) = lock(&back, &pool, "other").await;
+        assert_eq!(pools.delete(&pool, &held, &deletion).await.expect("allowed"), Outcome::Lost, "not our lock");
+        assert!(pools.delete(&pool, &other, &deletion).await.expect("allowed").is_applied(), "{}", back.name);
+    }
 }
 
 /// D31: whatever else lives in the table, pools and only pools are listed.
@@ -128,7 +237,7 @@ async fn listings_show_pools_and_only_pools() {
     for back in back_ends() {
         let (pools, repo) = (pools(&back), "org/repo".parse::<Repo>().expect("valid"));
         for pool in ["a", "b", "c"] {
-            pools.save(&name(pool), &config()).await.expect("allowed");
+            assert!(pools.create(&name(pool), &config()).await.expect("allowed").is_applied());
         }
         for number in 0..500 {
             let machine = RunnerKey::from(format!("i-{number}"));
@@ -175,11 +284,14 @@ async fn a_machine_has_one_holder() {
         claims.release(&machine, action("a")).await.expect("allowed");
         assert!(!claims.is_claimed(&machine).await.expect("an answer"));
         assert!(claim(job(2)).await, "{}", back.name);
+        let many: Vec<RunnerKey> = (0..3).map(|number| RunnerKey::from(format!("i-{number}"))).collect();
+        assert_eq!(claims.claimed(&many).await.expect("an answer"), [machine.clone()].into(), "{}", back.name);
 
         let malformed = Update::default().set("claim_expiry", "soon");
         let key = Value::from("__instance_claim:i-1");
         assert!(back.table.update(&POOLS, &key, malformed, Cond::Always).await.expect("allowed").is_applied());
         assert!(claims.is_claimed(&machine).await.expect("an answer"), "unreadable counts as held");
+        assert_eq!(claims.claimed(&many).await.expect("an answer"), [machine.clone()].into(), "{}", back.name);
         assert!(!claim(job(3)).await, "{}", back.name);
         assert!(matches!(claims.claim(&RunnerKey::new(""), job(1), MINUTE).await, Err(Error::Invalid(_))));
         assert!(matches!(claims.claim(&machine, job(1), Duration::ZERO).await, Err(Error::Invalid(_))));
@@ -230,7 +342,7 @@ async fn a_lock_has_one_holder() {
 
         assert_eq!(locks.pool(&pool, "a", MINUTE).await.expect("an answer"), PoolLock::NotFound);
         assert_eq!(pools(&back).get(&pool).await.expect("an answer"), None, "a lock makes no pool");
-        pools(&back).save(&pool, &config()).await.expect("allowed");
+        assert!(pools(&back).create(&pool, &config()).await.expect("allowed").is_applied());
         let PoolLock::Acquired(held, _) = locks.pool(&pool, "a", MINUTE).await.expect("an answer") else {
             panic!("{}: nobody holds it", back.name);
         };

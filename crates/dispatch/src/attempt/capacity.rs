@@ -18,7 +18,7 @@ impl Dispatch {
         previous_launch: Option<&LaunchId>,
     ) -> Result<Option<Machine>, Failure> {
         let Some(launch_id) = previous_launch else { return Ok(None) };
-        let filter = Filter { launch_id: Some(launch_id.clone()), include_gone: false };
+        let filter = Filter { launch_id: Some(launch_id.clone()), ..Filter::default() };
         for machine in self.ports.compute.list(&filter).await.map_err(|e| failed_launch(&e))? {
             if machine.state.is_gone() || (machine.spot && attempt.job.force_on_demand) {
                 continue;

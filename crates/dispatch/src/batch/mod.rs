@@ -27,7 +27,7 @@ use domain::clock::{Rng, Timestamp};
 use domain::ids::{ClassKey, LaunchId};
 use domain::launch::LaunchSpec;
 use provider::Compute;
-use provider::compute::{Error, Machine, Order, Slot};
+use provider::compute::{Error, Machine, Members, Order, Slot};
 use telemetry::Metrics;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
@@ -326,8 +326,8 @@ impl Batcher {
         // A size, on a scale of seconds.
         self.metrics.fleet_batch_size(Duration::from_secs(seats.len() as u64));
         debug!(launch_id = launch.as_str(), jobs = seats.len(), spot, "launching");
-        let slots = seats.iter().map(|seat| seat.member.slot.clone()).collect();
-        let order = Order { launch_id: launch.clone(), spec, spot, slots, until };
+        let members = Members::Jobs(seats.iter().map(|seat| seat.member.slot.clone()).collect());
+        let order = Order { launch_id: launch.clone(), spec, spot, members, until };
         let answers = tokio::time::timeout_at(until + self.limits.grace, self.compute.launch(&order)).await;
         let Ok(answers) = answers else {
             warn!(launch_id = launch.as_str(), "a launch was not answered in time");

@@ -3,8 +3,9 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use domain::clock::SystemRng;
 use domain::ids::{JobId, RunnerKey};
+use domain::launch::Arch;
 use domain::testing::at;
-use provider::compute::{Filter, MachineState};
+use provider::compute::{Filter, MachineState, SpotRequest};
 use tokio::time::{advance, timeout};
 
 use super::*;
@@ -38,7 +39,10 @@ impl Compute for Cloud {
             instance_type: "c7g.xlarge".to_owned(),
             zone: None,
             spot: order.spot,
+            arch: None,
+            image: None,
             launched_at: at(0),
+            ended_at: None,
             launch_id: Some(order.launch_id.clone()),
             tags: BTreeMap::new(),
         };
@@ -46,7 +50,7 @@ impl Compute for Cloud {
             Some(most) if index >= most => Err(Error::Capacity("none left".to_owned())),
             _ => Ok(machine(index)),
         };
-        (0..order.slots.len()).map(made).collect()
+        (0..order.members.len()).map(made).collect()
     }
     async fn start(&self, _: &RunnerKey) -> Result<(), Error> {
         Ok(())
@@ -60,8 +64,23 @@ impl Compute for Cloud {
     async fn describe(&self, _: &RunnerKey) -> Result<Option<Machine>, Error> {
         Ok(None)
     }
+    async fn tag(&self, _: &RunnerKey, _: &[(String, String)]) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn untag(&self, _: &RunnerKey, _: &[&str]) -> Result<(), Error> {
+        Ok(())
+    }
     async fn list(&self, _: &Filter) -> Result<Vec<Machine>, Error> {
         Ok(Vec::new())
+    }
+    async fn current_image(&self, _: Arch) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+    async fn spot_requests(&self) -> Result<Vec<SpotRequest>, Error> {
+        Ok(Vec::new())
+    }
+    async fn cancel_spot_requests(&self, _: &[String]) -> Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -90,7 +109,7 @@ fn spec(cpus: u32) -> LaunchSpec {
 }
 
 fn jobs(order: &Order) -> Vec<u64> {
-    order.slots.iter().map(|slot| slot.job.get()).collect()
+    order.members.slots().iter().map(|slot| slot.job.get()).collect()
 }
 
 #[test]

@@ -228,7 +228,10 @@ fn remembered(job: &Job, key: &RunnerKey) -> Option<Machine> {
         instance_type: job.instance_type.clone()?,
         zone: job.availability_zone.clone(),
         spot: job.spot,
+        arch: None,
+        image: None,
         launched_at: job.created_at,
+        ended_at: None,
         launch_id: job.launch_id.clone(),
         tags: Default::default(),
     })

@@ -9,11 +9,12 @@ use domain::clock::{Clock, Rng, Timestamp};
 use domain::handover::HandOver as Document;
 use domain::ids::{JobId, RunnerKey};
 use domain::job::JobState;
+use domain::launch::Arch;
 use domain::timings::Timings;
 use github::client::{Client, ClientConfig, Exchange, ExchangeError};
 use github::labels::Aliases;
 use github::mint;
-use provider::compute::{self, Filter, Machine};
+use provider::compute::{self, Filter, Machine, SpotRequest};
 use provider::{Compute, HandOver, handover};
 use queue::{Capabilities, Delivery, Depth, Handle, MemoryQueues, Message, Queue, QueueConfig};
 use secrecy::SecretString;
@@ -55,8 +56,23 @@ impl Compute for Unasked {
     async fn describe(&self, _: &RunnerKey) -> Result<Option<Machine>, compute::Error> {
         panic!("a webhook describes nothing")
     }
+    async fn tag(&self, _: &RunnerKey, _: &[(String, String)]) -> Result<(), compute::Error> {
+        panic!("a webhook tags nothing")
+    }
+    async fn untag(&self, _: &RunnerKey, _: &[&str]) -> Result<(), compute::Error> {
+        panic!("a webhook tags nothing")
+    }
     async fn list(&self, _: &Filter) -> Result<Vec<Machine>, compute::Error> {
         panic!("a webhook lists nothing")
+    }
+    async fn current_image(&self, _: Arch) -> Result<Option<String>, compute::Error> {
+        panic!("a webhook asks for no image")
+    }
+    async fn spot_requests(&self) -> Result<Vec<SpotRequest>, compute::Error> {
+        panic!("a webhook lists nothing")
+    }
+    async fn cancel_spot_requests(&self, _: &[String]) -> Result<(), compute::Error> {
+        panic!("a webhook cancels nothing")
     }
 }
 
@@ -194,6 +210,7 @@ impl Site {
             main: Arc::new(main),
             dead_letters: None,
             compute: Arc::new(Unasked),
+            pools: None,
             hand_over: Arc::new(Unasked),
             github: Arc::new(client),
             clock,

@@ -45,12 +45,12 @@ async fn a_thousand_jobs_take_no_more_than_twenty_five_calls() {
         })
         .await;
     let orders = world.machines.orders();
-    let sizes: Vec<usize> = orders.iter().map(|order| order.slots.len()).collect();
+    let sizes: Vec<usize> = orders.iter().map(|order| order.members.len()).collect();
     println!("{} calls in {:?}: {sizes:?}", orders.len(), began.elapsed());
     assert!(orders.len() <= 25, "{sizes:?}");
     assert!(sizes.iter().all(|size| *size <= 50));
     world.must_have_launched(1000);
-    let served: BTreeSet<JobId> = orders.iter().flat_map(|o| o.slots.iter().map(|s| s.job)).collect();
+    let served: BTreeSet<JobId> = orders.iter().flat_map(|o| o.members.slots().iter().map(|s| s.job)).collect();
     assert_eq!(served, jobs.into_iter().collect());
 }
 
@@ -125,7 +125,7 @@ async fn a_partial_answer_serves_some_and_sends_the_rest_to_on_demand() {
     let forced = world.all_jobs().await.iter().filter(|job| job.force_on_demand).count();
     assert!(forced >= 5, "{forced} of ten fell back");
     let orders = world.machines.orders();
-    assert!(orders.iter().filter(|order| order.spot).all(|order| order.slots.len() <= 10));
+    assert!(orders.iter().filter(|order| order.spot).all(|order| order.members.len() <= 10));
     assert!(orders.iter().any(|order| !order.spot));
 }
 

@@ -14,7 +14,8 @@ use aws_sdk_ec2::types::{
 use domain::clock::Timestamp;
 
 use crate::ec2::{
-    ApiError, FleetAnswer, FleetError, FleetInstance, FleetRequest, Instance, Override, SpotPrice, Subnet, Volume,
+    ApiError, FleetAnswer, FleetError, FleetInstance, FleetRequest, Instance, Override, SpotPrice, SpotRequest, Subnet,
+    Template, Volume,
 };
 
 /// The whole request; absent things are left out, never empty.
@@ -150,7 +151,10 @@ pub(super) fn instance(instance: types::Instance) -> Option<Instance> {
         instance_type: instance.instance_type.as_ref().map(word).unwrap_or_default(),
         zone: named(instance.placement.and_then(|p| p.availability_zone)),
         spot: instance.instance_lifecycle == Some(InstanceLifecycleType::Spot),
+        arch: instance.architecture.map(|arch| arch.as_str().to_owned()),
+        image: named(instance.image_id),
         launched_at: instance.launch_time.and_then(timestamp),
+        transition: named(instance.state_transition_reason),
         tags: tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect(),
     })
 }
@@ -179,9 +183,17 @@ pub(super) fn prices(mut history: Vec<types::SpotPrice>) -> Vec<SpotPrice> {
     rows.filter(|row| seen.insert((row.instance_type.clone(), row.zone.clone()))).collect()
 }
 
-/// The request's id, if it outlives its instance. A one-time request ends with it.
-pub(super) fn persistent(request: types::SpotInstanceRequest) -> Option<String> {
-    (request.r#type == Some(SpotInstanceType::Persistent)).then_some(request.spot_instance_request_id).flatten()
+/// `None` for one without an id, which EC2 does not have.
+pub(super) fn spot_request(request: types::SpotInstanceRequest) -> Option<SpotRequest> {
+    Some(SpotRequest {
+        id: request.spot_instance_request_id?,
+        instance: named(request.instance_id),
+        persistent: request.r#type == Some(SpotInstanceType::Persistent),
+    })
+}
+
+pub(super) fn template(version: types::LaunchTemplateVersion) -> Template {
+    Template { image: named(version.launch_template_data.and_then(|data| data.image_id)) }
 }
 
 pub(super) fn no_such_template(error: &ApiError) -> bool {

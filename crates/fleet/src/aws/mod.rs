@@ -18,14 +18,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::Builder;
-use aws_sdk_ec2::types::{self, LocationType, SpotInstanceState};
+use aws_sdk_ec2::types::{self, LocationType};
 use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::SdkConfig;
 use domain::clock::Clock;
 
-use crate::ec2::{ApiError, Ec2, FleetAnswer, FleetRequest, Instance, Selection, SpotPrice, Subnet};
+use crate::ec2::{
+    ApiError, Ec2, FleetAnswer, FleetRequest, Instance, Selection, SpotPrice, SpotRequest, Subnet, Template,
+};
 use call::{Pages, call};
 
 /// The most that a page of a list may hold.
@@ -100,6 +102,12 @@ impl Ec2 for AwsEc2 {
     async fn create_tags(&self, ids: &[String], tags: &[(String, String)]) -> Result<(), ApiError> {
         let tags = Some(convert::to_tags(tags));
         call!(self.client.create_tags().set_resources(Some(ids.to_vec())).set_tags(tags)).map(drop)
+    }
+
+    async fn delete_tags(&self, ids: &[String], keys: &[String]) -> Result<(), ApiError> {
+        // A tag without a value is removed whatever its value is.
+        let tags = keys.iter().map(|key| types::Tag::builder().key(key).build()).collect();
+        call!(self.client.delete_tags().set_resources(Some(ids.to_vec())).set_tags(Some(tags))).map(drop)
     }
 
     async fn describe_instances(&self, selection: &Selection) -> Result<Vec<Instance>, ApiError> {
@@ -185,22 +193,26 @@ impl Ec2 for AwsEc2 {
         Ok(convert::prices(prices))
     }
 
-    async fn template_exists(&self, name: &str) -> Result<bool, ApiError> {
-        let request = self.client.describe_launch_template_versions().launch_template_name(name).versions("$Latest");
+    async fn template(&self, name: &str) -> Result<Option<Template>, ApiError> {
+        let request = self
+            .client
+            .describe_launch_template_versions()
+            .launch_template_name(name)
+            .versions("$Latest")
+            .resolve_alias(true);
         match call!(request) {
-            Ok(answer) => Ok(!answer.launch_template_versions.unwrap_or_default().is_empty()),
-            Err(error) if convert::no_such_template(&error) => Ok(false),
+            Ok(answer) => Ok(answer.launch_template_versions.unwrap_or_default().pop().map(convert::template)),
+            Err(error) if convert::no_such_template(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    async fn persistent_spot_requests(&self, instances: &[String]) -> Result<Vec<String>, ApiError> {
-        let states = [SpotInstanceState::Open, SpotInstanceState::Active, SpotInstanceState::Disabled];
-        let request = self
-            .client
-            .describe_spot_instance_requests()
-            .filters(convert::filter("instance-id", instances))
-            .filters(convert::filter("state", &states.map(|state| state.as_str().to_owned())))
+    async fn spot_requests(&self, filters: &[(String, Vec<String>)]) -> Result<Vec<SpotRequest>, ApiError> {
+        let request = filters
+            .iter()
+            .fold(self.client.describe_spot_instance_requests(), |request, (name, values)| {
+                request.filters(convert::filter(name, values))
+            })
             .max_results(PAGE);
         let mut requests = Vec::new();
         let mut pages = Pages::default();
@@ -208,7 +220,7 @@ impl Ec2 for AwsEc2 {
             let page = call!(request.clone().set_next_token(pages.token()))?;
             pages.turn(page.next_token)?;
             let found = page.spot_instance_requests.unwrap_or_default().into_iter();
-            requests.extend(found.filter_map(convert::persistent));
+            requests.extend(found.filter_map(convert::spot_request));
         }
         Ok(requests)
     }

@@ -1,6 +1,8 @@
 use domain::ids::JobId;
 use proptest::prelude::*;
 
+use provider::compute::Members;
+
 use super::*;
 use crate::candidates;
 
@@ -21,7 +23,7 @@ fn order(spec: LaunchSpec, slots: u64) -> Order {
         launch_id: "rf1-abc".into(),
         spec,
         spot: true,
-        slots: (1..=slots).map(slot).collect(),
+        members: Members::Jobs((1..=slots).map(slot).collect()),
         until: tokio::time::Instant::now(),
     }
 }

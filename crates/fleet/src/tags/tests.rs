@@ -11,11 +11,12 @@ fn slot(job: u64, run: u64, repo: &str) -> Slot {
 }
 
 fn order(slots: Vec<Slot>, spec: LaunchSpec) -> Order {
-    Order { launch_id: "rf1-abc".into(), spec, spot: true, slots, until: tokio::time::Instant::now() }
+    let members = Members::Jobs(slots);
+    Order { launch_id: "rf1-abc".into(), spec, spot: true, members, until: tokio::time::Instant::now() }
 }
 
 fn tagged(order: &Order, settings: &TagSettings) -> Tags {
-    of(order, &order.slots.iter().collect::<Vec<_>>(), Arch::Arm64, settings)
+    of(order, &order.members.slots().iter().collect::<Vec<_>>(), Arch::Arm64, settings)
 }
 
 fn value<'a>(tags: &'a Tags, key: &str) -> Option<&'a str> {
@@ -85,6 +86,19 @@ fn names_are_cut_at_a_character() {
     let spec = LaunchSpec { pool: "builders".parse().ok(), ..LaunchSpec::default() };
     let tags = tagged(&order(vec![slot(7, 77, &long)], spec), &TagSettings::default());
     assert_eq!(value(&tags, "Name"), Some("runs-fleet-runner-builders"));
+}
+
+#[test]
+fn a_spare_has_its_pools_name_and_neither_a_launchs_nor_a_jobs() {
+    let members = Members::Pool { pool: "fast".parse().unwrap(), count: 2 };
+    let spare = Order { members, ..order(Vec::new(), LaunchSpec::default()) };
+    let tags = tagged(&spare, &TagSettings::default());
+    assert_eq!((value(&tags, POOL), value(&tags, "Name")), (Some("fast"), Some("runs-fleet-runner-fast")));
+    assert!([LAUNCH_ID, JOB_ID, RUN_ID, ROLE].iter().all(|key| value(&tags, key).is_none()));
+    // A job that asks for the pool has all of them.
+    let spec = LaunchSpec { pool: "fast".parse().ok(), ..LaunchSpec::default() };
+    let tags = tagged(&order(vec![slot(7, 77, "org/app")], spec), &TagSettings::default());
+    assert!([POOL, LAUNCH_ID, JOB_ID, RUN_ID, ROLE].iter().all(|key| value(&tags, key).is_some()));
 }
 
 proptest! {

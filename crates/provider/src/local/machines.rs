@@ -35,14 +35,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::clock::{self, Clock};
 use domain::ids::{LaunchId, RunnerKey};
+use domain::launch::Arch;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::record::{Record, Stage, read_dirs};
-use crate::compute::{Compute, Error, Filter, Machine, Order};
+use crate::compute::{Compute, Error, Filter, Machine, Order, SpotRequest};
 use crate::files;
 use crate::processes::{self, MARKER, Members, ProcessId};
+use crate::tags;
 
 /// How long a terminate may take to see the last process gone.
 const TERMINATE_WITHIN: Duration = Duration::from_secs(10);
@@ -179,8 +181,8 @@ impl ProcessCompute {
 impl Compute for ProcessCompute {
     async fn launch(&self, order: &Order) -> Vec<Result<Machine, Error>> {
         let _one_at_a_time = self.inner.launching.lock().await;
-        let mut results = Vec::with_capacity(order.slots.len());
-        for index in 0..order.slots.len() {
+        let mut results = Vec::with_capacity(order.members.len());
+        for index in 0..order.members.len() {
             results.push(self.inner.launch(order, index).await);
         }
         results
@@ -253,20 +255,37 @@ impl Compute for ProcessCompute {
         Ok(())
     }
 
+    async fn tag(&self, key: &RunnerKey, tags: &[(String, String)]) -> Result<(), Error> {
+        self.inner.retag(key, |mine| mine.extend(tags.iter().cloned())).await
+    }
+
+    async fn untag(&self, key: &RunnerKey, names: &[&str]) -> Result<(), Error> {
+        self.inner.retag(key, |mine| mine.retain(|name, _| !names.contains(&name.as_str()))).await
+    }
+
     async fn describe(&self, key: &RunnerKey) -> Result<Option<Machine>, Error> {
         Ok(self.inner.slot(key).map(|slot| slot.record().machine()))
     }
 
     async fn list(&self, filter: &Filter) -> Result<Vec<Machine>, Error> {
         let records: Vec<Record> = lock(&self.inner.slots).values().map(|slot| slot.record()).collect();
-        let mut machines: Vec<Machine> = records
-            .iter()
-            .filter(|record| filter.launch_id.as_ref().is_none_or(|wanted| *wanted == record.launch_id))
-            .map(Record::machine)
-            .filter(|machine| filter.include_gone || !machine.state.is_gone())
-            .collect();
+        let mut machines: Vec<Machine> =
+            records.iter().map(Record::machine).filter(|machine| filter.admits(machine)).collect();
         machines.sort_by(|a, b| (a.launched_at, &a.key).cmp(&(b.launched_at, &b.key)));
         Ok(machines)
+    }
+
+    /// There are no images.
+    async fn current_image(&self, _arch: Arch) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
+    async fn spot_requests(&self) -> Result<Vec<SpotRequest>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn cancel_spot_requests(&self, _ids: &[String]) -> Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -279,7 +298,6 @@ impl Inner {
         if order.spec.os.eq_ignore_ascii_case("windows") {
             return Err(Error::Invalid("local machines run Linux".to_owned()));
         }
-        let slot = &order.slots[index];
         let key = key(&self.machines, &order.launch_id, index);
         if let Some(slot) = self.slot(&key) {
             return Ok(slot.record().machine());
@@ -290,12 +308,8 @@ impl Inner {
             launch_id: order.launch_id.clone(),
             instance_type: order.spec.instance_type.clone(),
             spot: order.spot,
-            job: Some(slot.job),
-            tags: BTreeMap::from([
-                ("runs-fleet:managed".to_owned(), "true".to_owned()),
-                ("runs-fleet:job-id".to_owned(), slot.job.to_string()),
-                ("runs-fleet:repo".to_owned(), slot.repo.to_string()),
-            ]),
+            job: order.members.slots().get(index).map(|slot| slot.job),
+            tags: tags_of(order, index),
             launched_at: self.clock.now(),
             spawned_at_ms: None,
             process: None,
@@ -358,6 +372,18 @@ impl Inner {
         self.prune().await;
     }
 
+    async fn retag(
+        &self,
+        key: &RunnerKey,
+        change: impl FnOnce(&mut BTreeMap<String, String>) + Send,
+    ) -> Result<(), Error> {
+        let slot = self.slot(key).ok_or_else(|| Error::Invalid(format!("there is no machine {key}")))?;
+        let _gate = slot.gate.lock().await;
+        let mut record = slot.record();
+        change(&mut record.tags);
+        self.save(&slot, record).await
+    }
+
     /// Stores the record, on disk and, whatever becomes of that, in memory.
     async fn save(&self, slot: &Slot, record: Record) -> Result<(), Error> {
         *lock(&slot.record) = record.clone();
@@ -381,6 +407,18 @@ impl Inner {
             }
         }
     }
+}
+
+fn tags_of(order: &Order, index: usize) -> BTreeMap<String, String> {
+    let mut tags = BTreeMap::from([(tags::MANAGED.to_owned(), "true".to_owned())]);
+    let pool = order.members.pool().or(order.spec.pool.as_ref());
+    tags.extend(pool.map(|pool| (tags::POOL.to_owned(), pool.to_string())));
+    if let Some(slot) = order.members.slots().get(index) {
+        tags.insert(tags::LAUNCH_ID.to_owned(), order.launch_id.to_string());
+        tags.insert(tags::JOB_ID.to_owned(), slot.job.to_string());
+        tags.insert(tags::ROLE.to_owned(), slot.repo.to_string());
+    }
+    tags
 }
 
 /// The key of the `index`th machine of a launch; in EC2's form. The root is part of it, because the marker is looked

@@ -73,8 +73,11 @@ impl Record {
             instance_type: self.instance_type.clone(),
             zone: None,
             spot: self.spot,
+            arch: None,
+            image: None,
             launched_at: self.launched_at,
-            launch_id: Some(self.launch_id.clone()),
+            ended_at: self.ended_at,
+            launch_id: self.job.map(|_| self.launch_id.clone()),
             tags: self.tags.clone(),
         }
     }

@@ -13,7 +13,7 @@ use domain::launch::LaunchSpec;
 use tempfile::TempDir;
 
 use super::{FileHandOver, Keep, ProcessCompute, Settings, Stage, read_machines};
-use crate::compute::{Compute, Error, Filter, MachineState, Order, Slot};
+use crate::compute::{self, Compute, Error, Filter, MachineState, Order, Slot};
 use crate::handover::{self, HandOver};
 use crate::processes::{Members, ProcessId, find};
 
@@ -49,7 +49,7 @@ fn order(launch: &str, jobs: &[u64]) -> Order {
         launch_id: launch.into(),
         spec: LaunchSpec { instance_type: "c7g.large".to_owned(), ..LaunchSpec::default() },
         spot: true,
-        slots: jobs.iter().map(slot).collect(),
+        members: compute::Members::Jobs(jobs.iter().map(slot).collect()),
         until: tokio::time::Instant::now() + Duration::from_secs(60),
     }
 }
@@ -114,7 +114,7 @@ async fn a_launch_makes_directories_and_a_repeated_one_the_same() {
     let after: Vec<_> = reopened.launch(&both).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(first, after, "also by the next orchestrator");
     let other = compute.launch(&order("l-2", &[1])).await.remove(0).unwrap();
-    let found = compute.list(&Filter { launch_id: Some("l-2".into()), include_gone: false }).await.unwrap();
+    let found = compute.list(&Filter { launch_id: Some("l-2".into()), ..Filter::default() }).await.unwrap();
     assert_eq!(found, [other]);
     let windows = LaunchSpec { os: "windows".to_owned(), ..LaunchSpec::default() };
     let refused = compute.launch(&Order { spec: windows, ..order("l-3", &[1]) }).await.remove(0);

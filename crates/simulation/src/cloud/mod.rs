@@ -25,7 +25,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::clock::{Clock, Rng};
 use fleet::ec2::{
-    ApiError, Ec2, FleetAnswer, FleetError, FleetInstance, FleetRequest, Instance, Selection, SpotPrice, Subnet,
+    ApiError, Ec2, FleetAnswer, FleetError, FleetInstance, FleetRequest, Instance, Selection, SpotPrice, SpotRequest,
+    Subnet, Template,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -59,6 +60,8 @@ pub struct World {
     pub prices: Vec<SpotPrice>,
     /// Launch templates; empty: every name exists.
     pub templates: BTreeSet<String>,
+    /// Which edition of their images launch templates name.
+    pub image_edition: u32,
     /// Instances left, by type, zone and whether spot; what is not named is plenty.
     pub capacity: BTreeMap<(String, String, bool), u32>,
     /// Instances are not described for so long.
@@ -265,6 +268,11 @@ impl State {
         Ok(answer)
     }
 
+    /// The image a launch template names.
+    fn image(&self, template: &str) -> Option<String> {
+        Some(format!("ami-{template}-{}", self.world.image_edition))
+    }
+
     fn visible(&self, held: &Held) -> bool {
         Instant::now() >= held.visible
     }
@@ -295,15 +303,16 @@ impl State {
                     filters.iter().all(|(name, values)| {
                         let value = match name.strip_prefix("tag:") {
                             Some(key) => instance.tags.get(key),
+                            None if name == "instance-id" => Some(&instance.id),
                             None => (name == "instance-state-name").then_some(&instance.state),
                         };
                         value.is_some_and(|value| values.contains(value))
                     })
                 };
-                let launch = filters.iter().find(|(name, _)| *name == format!("tag:{}", fleet::tags::LAUNCH_ID));
-                let gone = filters.iter().any(|(name, values)| {
-                    name == "instance-state-name" && values.iter().any(|v| v == "terminated" || v == "shutting-down")
-                });
+                let launch = filters.iter().find(|(name, _)| *name == format!("tag:{}", provider::tags::LAUNCH_ID));
+                let states = filters.iter().find(|(name, _)| name == "instance-state-name");
+                let gone =
+                    states.is_none_or(|(_, states)| states.iter().any(|s| s == "terminated" || s == "shutting-down"));
                 Ok(match launch {
                     Some((_, launches)) => {
                         let ids = launches.iter().filter_map(|launch| self.launches.get(launch)).flatten();
@@ -351,6 +360,18 @@ impl Ec2 for Cloud {
         };
         self.call("CreateTags", tag).await
     }
+    async fn delete_tags(&self, ids: &[String], keys: &[String]) -> Result<(), ApiError> {
+        let untag = |state: &mut State| {
+            state.known(ids)?;
+            for id in ids {
+                if let Some(held) = state.instances.get_mut(id) {
+                    held.instance.tags.retain(|key, _| !keys.contains(key));
+                }
+            }
+            Ok(())
+        };
+        self.call("DeleteTags", untag).await
+    }
     async fn describe_instances(&self, selection: &Selection) -> Result<Vec<Instance>, ApiError> {
         self.call("DescribeInstances", |state| state.describe(selection)).await
     }
@@ -364,7 +385,7 @@ impl Ec2 for Cloud {
         let end = |state: &mut State| {
             state.known(ids)?;
             let marked = |id: &String| {
-                state.instances.get(id).is_some_and(|h| h.instance.tags.contains_key(fleet::tags::MANAGED))
+                state.instances.get(id).is_some_and(|h| h.instance.tags.contains_key(provider::tags::MANAGED))
             };
             if state.world.guarded && !ids.iter().all(marked) {
                 return refuse("UnauthorizedOperation", "You are not authorized to perform this operation.");
@@ -399,15 +420,25 @@ impl Ec2 for Cloud {
         };
         self.call("DescribeSpotPriceHistory", asked).await
     }
-    async fn template_exists(&self, name: &str) -> Result<bool, ApiError> {
-        self.call("DescribeLaunchTemplateVersions", |state| {
-            Ok(state.world.templates.is_empty() || state.world.templates.contains(name))
-        })
-        .await
+    async fn template(&self, name: &str) -> Result<Option<Template>, ApiError> {
+        let newest = |state: &mut State| {
+            let exists = state.world.templates.is_empty() || state.world.templates.contains(name);
+            Ok(exists.then(|| Template { image: state.image(name) }))
+        };
+        self.call("DescribeLaunchTemplateVersions", newest).await
     }
-    async fn persistent_spot_requests(&self, instances: &[String]) -> Result<Vec<String>, ApiError> {
-        let asked =
-            |state: &mut State| Ok(instances.iter().filter_map(|id| state.world.persistent.get(id).cloned()).collect());
+    async fn spot_requests(&self, filters: &[(String, Vec<String>)]) -> Result<Vec<SpotRequest>, ApiError> {
+        let wanted = filters.iter().find(|(name, _)| name == "instance-id").map(|(_, ids)| ids);
+        let asked = |state: &mut State| {
+            let requests = state.world.persistent.iter();
+            let requests = requests.filter(|(instance, _)| wanted.is_none_or(|ids| ids.contains(instance)));
+            let open = |(instance, id): (&String, &String)| SpotRequest {
+                id: id.clone(),
+                instance: Some(instance.clone()),
+                persistent: true,
+            };
+            Ok(requests.map(open).collect())
+        };
         self.call("DescribeSpotInstanceRequests", asked).await
     }
     async fn cancel_spot_requests(&self, requests: &[String]) -> Result<(), ApiError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use domain::catalogue;
 use domain::clock::{Rng, Timestamp, after};
 use fleet::ec2::{ApiError, FleetRequest, Instance};
 use tokio::time::{Instant, sleep_until};
@@ -122,7 +123,10 @@ impl State {
             instance_type: instance_type.to_owned(),
             zone,
             spot: request.spot,
+            arch: catalogue::lookup(instance_type).map(|known| known.arch.as_str().to_owned()),
+            image: self.image(&request.launch_template),
             launched_at: Some(now),
+            transition: None,
             tags: request.tags.iter().cloned().collect(),
         };
         let since = Instant::now();
@@ -157,7 +161,7 @@ impl State {
 
     /// Notes which launch an instance says it belongs to.
     pub(super) fn note_launch(&mut self, id: &str) {
-        let launch = self.instances.get(id).and_then(|held| held.instance.tags.get(fleet::tags::LAUNCH_ID)).cloned();
+        let launch = self.instances.get(id).and_then(|held| held.instance.tags.get(provider::tags::LAUNCH_ID)).cloned();
         if let Some(launch) = launch {
             self.launches.entry(launch).or_default().insert(id.to_owned());
         }
@@ -222,7 +226,7 @@ impl State {
             }
             Due::Forget(id) => {
                 let held = self.instances.remove(&id);
-                if let Some(launch) = held.and_then(|mut held| held.instance.tags.remove(fleet::tags::LAUNCH_ID))
+                if let Some(launch) = held.and_then(|mut held| held.instance.tags.remove(provider::tags::LAUNCH_ID))
                     && let Some(ids) = self.launches.get_mut(&launch)
                 {
                     ids.remove(&id);

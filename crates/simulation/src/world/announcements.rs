@@ -99,7 +99,7 @@ pub struct Told(pub Scene);
 
 impl Guests for Told {
     fn launched(&self, instance: &Instance) {
-        let (machine, launch) = (RunnerKey::new(&instance.id), instance.tags.get(fleet::tags::LAUNCH_ID));
+        let (machine, launch) = (RunnerKey::new(&instance.id), instance.tags.get(provider::tags::LAUNCH_ID));
         let launch = launch.map(LaunchId::new);
         self.0.happened(&Happening::Launched {
             machine: &machine,

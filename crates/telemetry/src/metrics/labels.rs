@@ -103,6 +103,27 @@ closed! {
     Ingress { Http = "http", Sqs = "sqs" }
     /// How a missed webhook was made up for.
     RecoverySource { Redelivery = "redelivery", Scan = "scan" }
+    /// Where a machine stands, in EC2's words.
+    InstanceState { Pending = "pending", Running = "running", Stopping = "stopping", Stopped = "stopped" }
+    /// What a machine is to its pool. `running` and `stopped` are all of them, whatever else they are.
+    PoolState {
+        Running = "running",
+        Stopped = "stopped",
+        Ready = "ready",
+        Busy = "busy",
+        AssignedIdle = "assigned_idle",
+        Claimed = "claimed",
+        Overflow = "overflow",
+        Expired = "expired",
+        Pending = "pending",
+        Reserved = "reserved",
+    }
+    /// A kind of spare.
+    SpareKind { Running = "running", Stopped = "stopped" }
+    /// What a pass does to a machine.
+    PoolAction { Create = "create", Start = "start", Stop = "stop", Terminate = "terminate" }
+    /// What a job got from its warm pool; `hot` was running, `rollback` was given back.
+    PoolAssign { Hot = "hot", Stopped = "stopped", None = "none", Rollback = "rollback" }
     /// What became of a re-run we owed.
     RerunResult { Done = "done", Refused = "refused", Expired = "expired" }
     /// The first digit of an HTTP status, or that there was no answer.
@@ -129,6 +150,51 @@ closed! {
     FleetResult { Success = "success", Partial = "partial", Failure = "failure" }
     /// How a call of AWS failed; `timeout` is also a caller that gave up.
     CallFailure { Timeout = "timeout", Error = "error" }
+    /// What a housekeeping task acted upon.
+    HousekeepingAction {
+        OrphanedInstances = "orphaned_instances",
+        UnownedMembers = "unowned_members",
+        StaleAmi = "stale_ami",
+        SpotRequests = "spot_requests",
+        SsmParams = "ssm_params",
+        DeadAssignment = "dead_assignment",
+        JobRecords = "job_records",
+        OrphanedJobs = "orphaned_jobs",
+        StaleJobs = "stale_jobs",
+        UnconfirmedRunners = "unconfirmed_runners",
+        OrphanedRunners = "orphaned_runners",
+        DlqRedrive = "dlq_redrive",
+        ExpiredClaims = "expired_claims",
+        EphemeralPools = "ephemeral_pools",
+    }
+    /// How a run of a housekeeping task ended.
+    RunResult {
+        Ok = "ok",
+        Error = "error",
+        Aborted = "aborted",
+        SkippedLock = "skipped_lock",
+        Throttled = "throttled",
+    }
+    /// What became of a request for a run.
+    RequestResult {
+        Done = "done",
+        Failed = "failed",
+        Locked = "locked",
+        Coalesced = "coalesced",
+        Retired = "retired",
+        Unknown = "unknown",
+        Malformed = "malformed",
+    }
+    /// How a term of leadership began (`acquired`) or ended.
+    LeaderTransition {
+        Acquired = "acquired",
+        Deposed = "deposed",
+        Lapsed = "lapsed",
+        Released = "released",
+        Voluntary = "voluntary",
+    }
+    /// A kind of row that leaders write.
+    FencedRow { Pool = "pool", Task = "task" }
     /// Where log lines were lost.
     LogBackend { Stdout = "stdout" }
 }

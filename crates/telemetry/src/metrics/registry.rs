@@ -229,6 +229,34 @@ metrics! {
     /// 1 while a circuit of this type is open.
     gauge circuit_breaker_open = "circuit_breaker_open" (instance_type: &'static str);
 
+    // --- warm pools ------------------------------------------------------------------------------------------------
+    /// Machines of a pool, by what they are to it; the leader counts them.
+    gauge pool_instances = "pool_instances" (pool: Option<&PoolName>, state: PoolState);
+    /// Spares a pool should have; the leader counts them.
+    gauge pool_desired = "pool_desired" (pool: Option<&PoolName>, kind: SpareKind);
+    /// Machines of a pool, by where they stand; the leader counts them.
+    gauge instances = "instances" (state: InstanceState, capacity: Capacity, pool: Option<&PoolName>);
+    /// 0 while a pool makes no machines because new ones keep failing, else 1; the leader says so.
+    gauge pool_health = "pool_health" (pool: Option<&PoolName>);
+    /// Machines that a pass acted on.
+    counter pool_actions = "pool_actions_total" (pool: Option<&PoolName>, action: PoolAction, reason: &'static str);
+    /// Machines of a pool that could not be made.
+    counter pool_create_failures = "pool_create_failures_total" (pool: Option<&PoolName>, error: &'static str);
+    /// Settings of pools that mean nothing.
+    counter pool_config_invalid = "pool_config_invalid_total" (field: &'static str);
+    /// Ephemeral pools that were not made because there are too many.
+    counter pool_refused = "pool_refused_total" ();
+    /// Seconds of one pass over one pool.
+    histogram<SHORT> pool_reconcile = "pool_reconcile_seconds" ();
+    /// Seconds since the last pass over a pool that worked; the leader counts them.
+    gauge pool_reconcile_age = "pool_reconcile_age_seconds" (pool: Option<&PoolName>);
+    /// Seconds until a pool's lock was had, or given up.
+    histogram<SHORT> lock_wait = "lock_wait_seconds" (lock: &'static str);
+    /// Looks at a warm pool for a job, by what came of them.
+    counter pool_assign = "pool_assign_total" (pool: Option<&PoolName>, result: PoolAssign);
+    /// Spares that could not be given back: their claim runs out by itself.
+    counter pool_rollback_failed = "pool_rollback_failed_total" ();
+
     // --- queues ----------------------------------------------------------------------------------------------------
     /// Messages deliverable now.
     gauge queue_depth = "queue_depth" (queue: QueueName);
@@ -248,6 +276,36 @@ metrics! {
     counter visibility_lost = "visibility_lost_total" (queue: QueueName);
     /// Messages being handled now.
     gauge worker_inflight = "worker_inflight" (queue: QueueName);
+
+    // --- housekeeping ----------------------------------------------------------------------------------------------
+    /// Things a housekeeping task acted upon.
+    counter housekeeping_actions = "housekeeping_actions_total" (action: HousekeepingAction);
+    /// Runs of housekeeping tasks.
+    counter housekeeping_runs = "housekeeping_runs_total" (task: &'static str, result: RunResult);
+    /// Age of a task's last success, in seconds; the leader counts it.
+    gauge housekeeping_last_success_age = "housekeeping_last_success_age_seconds" (task: &'static str);
+    /// Things a task left alone because it could not tell.
+    counter housekeeping_unknown = "housekeeping_unknown_total" (task: &'static str);
+    /// Runs that left something for the next one because a budget was spent.
+    counter housekeeping_deferred = "housekeeping_deferred_total" (task: &'static str);
+    /// Requests for a run that came by the queue, by what became of them.
+    counter housekeeping_messages = "housekeeping_messages_total" (result: RequestResult);
+    /// 1 while a task does nothing.
+    gauge housekeeping_disabled = "housekeeping_disabled" (task: &'static str, reason: &'static str);
+    /// Job records that are due to be archived and have no archive.
+    gauge job_records_unarchived = "job_records_unarchived" ();
+
+    // --- the leader --------------------------------------------------------------------------------------------------
+    /// 1 while this replica leads, else 0.
+    gauge leader = "leader" ();
+    /// The number of the term this replica leads; larger in every later term.
+    gauge leader_token = "leader_token" ();
+    /// Terms of this replica that began and ended, by why.
+    counter leader_transitions = "leader_transitions_total" (reason: LeaderTransition);
+    /// Seconds until a renewal of the lease was answered, or given up.
+    histogram<SHORT> leader_renew = "leader_renew_seconds" ();
+    /// Writes refused because a later leader had written the row.
+    counter leader_fence_rejections = "leader_fence_rejections_total" (row: FencedRow);
 
     // --- the process -----------------------------------------------------------------------------------------------
     /// Supervised tasks that died and were restarted.

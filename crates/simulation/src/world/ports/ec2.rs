@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain::clock::Rng;
-use fleet::ec2::{ApiError, Ec2, FleetAnswer, FleetRequest, Instance, Selection, SpotPrice, Subnet};
+use fleet::ec2::{
+    ApiError, Ec2, FleetAnswer, FleetRequest, Instance, Selection, SpotPrice, SpotRequest, Subnet, Template,
+};
 
 use crate::cloud::Cloud;
 use crate::world::mutation::Mutation;
@@ -57,6 +59,9 @@ impl Ec2 for ProcessEc2 {
         };
         self.call("ec2.create_tags", create).await
     }
+    async fn delete_tags(&self, ids: &[String], keys: &[String]) -> Result<(), ApiError> {
+        self.call("ec2.delete_tags", self.cloud.delete_tags(ids, keys)).await
+    }
     async fn describe_instances(&self, selection: &Selection) -> Result<Vec<Instance>, ApiError> {
         let describe = async {
             let mut found = self.cloud.describe_instances(selection).await?;
@@ -100,11 +105,11 @@ impl Ec2 for ProcessEc2 {
     async fn spot_prices(&self, types: &[String], product: &str) -> Result<Vec<SpotPrice>, ApiError> {
         self.call("ec2.spot_prices", self.cloud.spot_prices(types, product)).await
     }
-    async fn template_exists(&self, name: &str) -> Result<bool, ApiError> {
-        self.call("ec2.template_exists", self.cloud.template_exists(name)).await
+    async fn template(&self, name: &str) -> Result<Option<Template>, ApiError> {
+        self.call("ec2.template", self.cloud.template(name)).await
     }
-    async fn persistent_spot_requests(&self, instances: &[String]) -> Result<Vec<String>, ApiError> {
-        self.call("ec2.spot_requests", self.cloud.persistent_spot_requests(instances)).await
+    async fn spot_requests(&self, filters: &[(String, Vec<String>)]) -> Result<Vec<SpotRequest>, ApiError> {
+        self.call("ec2.spot_requests", self.cloud.spot_requests(filters)).await
     }
     async fn cancel_spot_requests(&self, requests: &[String]) -> Result<(), ApiError> {
         self.call("ec2.cancel_spot_requests", self.cloud.cancel_spot_requests(requests)).await

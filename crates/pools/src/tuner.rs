@@ -1,0 +1,52 @@
+//! How long spares of a pool should linger after a job, and how many: read from the gaps between its jobs. Pure.
+
+use std::time::Duration;
+
+use config::HotPoolCaps;
+use db::pools::Tuning;
+use domain::clock::{Timestamp, since};
+use domain::job::Job;
+
+use crate::concurrency;
+
+#[cfg(test)]
+mod tests;
+
+/// What the jobs of the last days suggest. A pool without bursts, or without jobs, stays cold; that is said, too.
+pub fn recommend(jobs: &[Job], caps: &HotPoolCaps, now: Timestamp) -> Tuning {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let cold = |reason: &str| Tuning {
+        linger_minutes: 0,
+        max_hot: 0,
+        window_days: caps.lookback_days,
+        jobs: count(jobs.len()),
+        bursts: 0,
+        p90_gap_seconds: 0,
+        peak: 0,
+        reason: reason.to_owned(),
+        at: now,
+    };
+    if count(jobs.len()) < caps.min_jobs_to_activate {
+        return cold("insufficient-history");
+    }
+    let mut created: Vec<_> = jobs.iter().map(|job| job.created_at).collect();
+    created.sort_unstable();
+    let pause = Duration::from_secs(u64::from(caps.burst_gap_minutes) * 60);
+    let gaps = created.windows(2).map(|pair| since(pair[1], pair[0]));
+    let (mut within, between): (Vec<_>, Vec<_>) = gaps.partition(|gap| *gap <= pause);
+    let bursts = count(between.len() + 1);
+    let Some(last) = within.len().checked_sub(1) else {
+        return Tuning { bursts, ..cold("no-burst-pattern") };
+    };
+    within.sort_unstable();
+    let p90_gap_seconds = u32::try_from(within[last * 9 / 10].as_secs()).unwrap_or(u32::MAX);
+    let peak = concurrency::peak(jobs.iter().filter_map(|job| Some((job.created_at, job.completed_at?))));
+    Tuning {
+        linger_minutes: p90_gap_seconds.div_ceil(60).clamp(1, caps.max_linger_minutes.max(1)),
+        max_hot: peak.clamp(1, caps.max_hot.max(1)),
+        bursts,
+        p90_gap_seconds,
+        peak,
+        ..cold("tuned")
+    }
+}

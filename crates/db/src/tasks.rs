@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::clock::{Clock, Timestamp, since};
+use domain::clock::{Clock, Timestamp, after, since};
 
 use crate::attrs;
+use crate::claims;
 use crate::fence::Fence;
 use crate::locks::Held;
 use crate::schema::{POOLS, ROW_KIND};
@@ -23,6 +24,8 @@ mod tests;
 pub(crate) const KIND: &str = "task_lock";
 /// What keys of task rows begin with.
 const PREFIX: &str = "__task_lock:";
+/// Clocks differ: a lock is taken over only so long after its end.
+const SKEW: Duration = Duration::from_secs(claims::SKEW.unsigned_abs() + 1);
 /// Longest stored result, in characters.
 const RESULT: usize = 300;
 
@@ -91,7 +94,7 @@ pub struct TaskRow {
     pub consecutive_failures: u32,
     /// Runs in a row in which nothing at all could be looked at.
     pub consecutive_barren: u32,
-    /// Until when somebody runs it.
+    /// Until when nobody else can run it, because somebody does.
     pub locked_until: Option<Timestamp>,
 }
 
@@ -187,6 +190,6 @@ fn decode(row: &Item) -> TaskRow {
         last_trigger: attrs::string(row, "last_trigger"),
         consecutive_failures: attrs::count(row, "consecutive_failures").unwrap_or(0),
         consecutive_barren: attrs::count(row, "consecutive_barren").unwrap_or(0),
-        locked_until: attrs::seconds(row, "lock_expires"),
+        locked_until: attrs::seconds(row, "lock_expires").map(|at| after(at, SKEW)),
     }
 }

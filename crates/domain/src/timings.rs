@@ -23,6 +23,8 @@ pub struct Timings {
     pub process: Duration,
     /// Fresh budget for compensation after a failed or timed-out attempt.
     pub cleanup: Duration,
+    /// A launch that follows another try is asked for only with so much of the attempt's budget left.
+    pub launch_least: Duration,
     /// Length of the claim lease.
     pub lease: Duration,
     /// Invisibility of a message under work, renewed every `heartbeat`.
@@ -98,6 +100,8 @@ pub struct Periods {
     pub stale: Duration,
     /// Bound records whose machine may be gone.
     pub orphan: Duration,
+    /// Bound jobs GitHub has not been seen to run.
+    pub refresh: Duration,
     /// Bound runners whose machine is gone.
     pub vanished: Duration,
     /// Failed webhook deliveries.
@@ -115,6 +119,7 @@ impl Timings {
     pub const PRODUCTION: Self = Self {
         process: s(90),
         cleanup: s(5),
+        launch_least: s(35),
         lease: s(100),
         visibility: s(120),
         heartbeat: s(30),
@@ -149,6 +154,7 @@ impl Timings {
             unconfirmed: s(120),
             stale: s(300),
             orphan: s(900),
+            refresh: s(60),
             vanished: s(30),
             redelivery: s(300),
             queued_scan: s(300),
@@ -170,6 +176,7 @@ impl Timings {
         Self {
             process,
             cleanup,
+            launch_least: d(self.launch_least),
             lease,
             visibility: lease + d(self.visibility.saturating_sub(self.lease)),
             heartbeat: d(self.heartbeat),
@@ -204,6 +211,7 @@ impl Timings {
                 unconfirmed: d(e.unconfirmed),
                 stale: d(e.stale),
                 orphan: d(e.orphan),
+                refresh: d(e.refresh),
                 vanished: d(e.vanished),
                 redelivery: d(e.redelivery),
                 queued_scan: d(e.queued_scan),
@@ -223,4 +231,5 @@ const _: () = {
     assert!(t.lease.as_secs() + 20 <= t.visibility.as_secs());
     assert!(3 * t.heartbeat.as_secs() < t.visibility.as_secs());
     assert!(t.receive_wait.as_secs() < t.process.as_secs());
+    assert!(t.launch_least.as_secs() < t.process.as_secs());
 };

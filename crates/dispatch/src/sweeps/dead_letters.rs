@@ -19,7 +19,7 @@ use queue::{Delivery, Queue};
 use telemetry::metrics::QueueName;
 use tracing::info;
 
-use super::Swept;
+use super::{Scope, Swept};
 use crate::context::{Dispatch, Error};
 
 /// Receives of one run, and messages in each.
@@ -57,12 +57,23 @@ fn fate(job: Option<&Job>, now: Timestamp) -> Fate {
 
 impl Dispatch {
     /// Looks at every dead letter once.
-    pub(super) async fn dead_letters(&self) -> Result<Swept, Error> {
+    pub(super) async fn dead_letters(&self, scope: &Scope<'_>) -> Result<Swept, Error> {
         let mut swept = Swept::default();
         let Some(queue) = &self.ports.dead_letters else { return Ok(swept) };
         let depth = queue.depth().await.ok().and_then(|depth| depth.visible);
-        self.ports.metrics.queue_depth(QueueName::MainDlq, depth.map(|n| n as f64));
+        if !scope.dry_run {
+            self.ports.metrics.queue_depth(QueueName::MainDlq, depth.map(|n| n as f64));
+        }
+        // To receive is to hide: a dry run tells the depth, and no more.
+        if scope.dry_run {
+            swept.deferred = depth.and_then(|depth| usize::try_from(depth).ok()).unwrap_or(0);
+            return Ok(swept);
+        }
         for _ in 0..RECEIVES {
+            if !scope.goes_on(&swept) {
+                swept.deferred += 1;
+                break;
+            }
             let visibility = self.settings.timings.every.dead_letters;
             let letters = queue.receive(BATCH, Duration::ZERO, visibility).await?;
             if letters.is_empty() {

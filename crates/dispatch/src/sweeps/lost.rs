@@ -5,23 +5,28 @@ use domain::gh;
 use domain::job::{Event, Job, JobState};
 use github::client::Priority;
 
-use super::{GITHUB_CALLS, REDISPATCHES, Swept};
+use super::{GITHUB_CALLS, REDISPATCHES, Scope, Swept};
 use crate::context::{Dispatch, Error};
 
 impl Dispatch {
     /// Old `running` records, and `claiming` ones whose lease died: GitHub knows what became of them.
-    pub(super) async fn stale(&self) -> Result<Swept, Error> {
+    pub(super) async fn stale(&self, scope: &Scope<'_>) -> Result<Swept, Error> {
         let now = self.now();
         let before = clock::whole_seconds(now).checked_sub(signed(self.settings.timings.stale)).ok();
         let mut swept = Swept::default();
         for state in [JobState::Claiming, JobState::Running] {
             let mut jobs = self.ports.jobs.by_state(state, before, None).await?;
-            jobs.retain(|job| state != JobState::Claiming || job.lease_expired(now));
+            jobs.retain(|job| scope.covers(job) && (state != JobState::Claiming || job.lease_expired(now)));
             // Who has not been asked about for longest comes first, so that everybody's turn comes.
             jobs.sort_by_key(|job| job.sighting.map(|seen| seen.at));
-            for job in jobs.iter().take(GITHUB_CALLS) {
-                if swept.acted >= REDISPATCHES {
-                    return Ok(swept);
+            for (at, job) in jobs.iter().enumerate() {
+                if scope.dry_run {
+                    swept.would_look_into(&job.id);
+                    continue;
+                }
+                if at >= GITHUB_CALLS || swept.acted >= REDISPATCHES || !scope.goes_on(&swept) {
+                    swept.deferred += jobs.len() - at;
+                    break;
                 }
                 swept.count(&self.stale_job(job).await);
             }
@@ -29,7 +34,7 @@ impl Dispatch {
         Ok(swept)
     }
 
-    async fn stale_job(&self, job: &Job) -> Result<bool, Error> {
+    pub(super) async fn stale_job(&self, job: &Job) -> Result<bool, Error> {
         let (github, current) = self.observe(job, Priority::Sweep).await?;
         let Some(current) = current.filter(|c| c.state == job.state && c.instance == job.instance) else {
             return Ok(false);
@@ -54,7 +59,7 @@ impl Dispatch {
     }
 
     /// Very old records whose machine is gone, pending jobs GitHub no longer wants, and the 24 h deadline.
-    pub(super) async fn orphans(&self) -> Result<Swept, Error> {
+    pub(super) async fn orphans(&self, scope: &Scope<'_>) -> Result<Swept, Error> {
         let now = self.now();
         let before = clock::whole_seconds(now).checked_sub(signed(self.settings.timings.orphan)).ok();
         let timings = &self.settings.timings;
@@ -64,8 +69,15 @@ impl Dispatch {
             // A pending or claimed job is as old as its wait for a machine, not as its last try.
             let old = |job: &Job| before.is_some_and(|at| job.created_at < at) || job.deadline_passed(now, timings);
             let before = before.filter(|_| state.is_bound());
-            for job in self.ports.jobs.by_state(state, before, None).await?.iter().filter(|job| old(job)) {
-                if asked >= GITHUB_CALLS || swept.acted >= REDISPATCHES {
+            let mut jobs = self.ports.jobs.by_state(state, before, None).await?;
+            jobs.retain(|job| old(job) && scope.covers(job));
+            for (at, job) in jobs.iter().enumerate() {
+                if scope.dry_run {
+                    swept.would_look_into(&job.id);
+                    continue;
+                }
+                if asked >= GITHUB_CALLS || swept.acted >= REDISPATCHES || !scope.goes_on(&swept) {
+                    swept.deferred += jobs.len() - at;
                     break;
                 }
                 // A machine that lives has its own end; only those that are gone cost a call of GitHub.
@@ -111,7 +123,7 @@ impl Dispatch {
     }
 
     /// Whether the record's machine is certainly gone.
-    async fn is_gone(&self, job: &Job) -> Result<bool, Error> {
+    pub(super) async fn is_gone(&self, job: &Job) -> Result<bool, Error> {
         match &job.instance {
             Some(key) => Ok(self.ports.compute.describe(key).await?.is_none_or(|m| m.state.is_gone())),
             None => Ok(false),

@@ -8,6 +8,7 @@ mod dead_letters;
 mod lost;
 mod pending;
 mod recovery;
+mod refresh;
 mod runners;
 mod secrets;
 mod webhooks;
@@ -15,6 +16,8 @@ mod webhooks;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::ids::JobId;
+use domain::job::Job;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
@@ -26,15 +29,49 @@ const GITHUB_CALLS: usize = 30;
 /// Jobs one run of a sweep may dispatch again.
 const REDISPATCHES: usize = 5;
 
+/// What bounds a run of a sweep that is a task.
+pub struct Scope<'a> {
+    /// Asked before every step: may another one begin?
+    pub go_on: &'a (dyn Fn() -> bool + Send + Sync),
+    /// Act on so many things at most.
+    pub max_items: Option<usize>,
+    /// Only this job.
+    pub job: Option<JobId>,
+    /// Only select: ask nobody outside the store, and change nothing.
+    pub dry_run: bool,
+}
+
+impl Scope<'static> {
+    /// Everything.
+    pub const ALL: Self = Self { go_on: &|| true, max_items: None, job: None, dry_run: false };
+}
+
+impl Scope<'_> {
+    fn goes_on(&self, swept: &Swept) -> bool {
+        !swept.throttled && self.max_items.is_none_or(|most| swept.acted < most) && (self.go_on)()
+    }
+    fn covers(&self, job: &Job) -> bool {
+        self.job.is_none_or(|id| id == job.id)
+    }
+}
+
 /// What a run did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Swept {
     /// Rows looked at.
     pub seen: usize,
     /// Rows acted upon.
     pub acted: usize,
+    /// Rows left for the next run; at least.
+    pub deferred: usize,
     /// Rows whose step failed.
     pub failed: usize,
+    /// The first failure, in words.
+    pub first_error: Option<String>,
+    /// GitHub asked us to wait.
+    pub throttled: bool,
+    /// What a dry run would look into.
+    pub candidates: Vec<String>,
 }
 
 impl Swept {
@@ -45,14 +82,21 @@ impl Swept {
             Ok(false) => {}
             Err(error) => {
                 self.failed += 1;
+                self.throttled |= matches!(error, Error::GitHub(error) if error.retry_at().is_some());
+                self.first_error.get_or_insert_with(|| error.to_string());
                 debug!(%error, "a step of a sweep failed; the next run tries again");
             }
         }
     }
+    fn would_look_into(&mut self, id: &impl ToString) {
+        self.seen += 1;
+        self.acted += 1;
+        self.candidates.push(id.to_string());
+    }
 }
 
 macro_rules! sweeps {
-    ($($(#[$doc:meta])* $name:ident, $method:ident, $period:ident;)+) => {
+    ($($(#[$doc:meta])* $name:ident, $period:ident;)+) => {
         /// A sweep of dispatch.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Sweep { $($(#[$doc])* $name),+ }
@@ -71,41 +115,67 @@ macro_rules! sweeps {
                 match self { $(Self::$name => every.$period),+ }
             }
         }
-
-        impl Dispatch {
-            /// Runs a sweep once.
-            pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
-                match sweep { $(Sweep::$name => self.$method().await),+ }
-            }
-        }
     };
 }
 
 sweeps! {
     /// Pending records whose wake-up is due.
-    Outbox, outbox, outbox;
+    Outbox, outbox;
     /// Records whose lease died.
-    Lease, dead_leases, lease;
+    Lease, lease;
     /// Jobs whose machine we lost, and their re-runs.
-    Recovery, recovery, recovery;
+    Recovery, recovery;
     /// Machines that were launched and never bound.
-    Surplus, surplus, surplus;
+    Surplus, surplus;
     /// Machines that were prepared and never confirmed.
-    Unconfirmed, unconfirmed, unconfirmed;
+    Unconfirmed, unconfirmed;
     /// Old `running` and `claiming` records GitHub may know better about.
-    Stale, stale, stale;
+    Stale, stale;
     /// Very old records, and the 24 h deadline.
-    Orphan, orphans, orphan;
+    Orphan, orphan;
+    /// Jobs that wait on a runner which will not serve them.
+    Refresh, refresh;
     /// Runners whose machine is gone.
-    Vanished, vanished, vanished;
+    Vanished, vanished;
     /// Failed webhook deliveries.
-    Redelivery, redeliver_webhooks, redelivery;
+    Redelivery, redelivery;
     /// Jobs queued at GitHub that we never heard of.
-    QueuedScan, scan_queued, queued_scan;
+    QueuedScan, queued_scan;
     /// Wake-ups that were delivered in vain too often.
-    DeadLetters, dead_letters, dead_letters;
+    DeadLetters, dead_letters;
     /// Hand-overs whose machine is gone.
-    Secrets, stale_secrets, secrets;
+    Secrets, secrets;
+}
+
+impl Sweep {
+    /// Those that run as loops of their own; the others are housekeeping's tasks.
+    pub const LOOPS: &'static [Self] = &[Self::Outbox, Self::Lease, Self::Recovery, Self::Surplus, Self::Vanished];
+}
+
+impl Dispatch {
+    /// Runs a sweep once.
+    pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
+        self.sweep_within(sweep, &Scope::ALL).await
+    }
+
+    /// The same within bounds, which those that are no tasks do not have.
+    pub async fn sweep_within(&self, sweep: Sweep, scope: &Scope<'_>) -> Result<Swept, Error> {
+        match sweep {
+            Sweep::Outbox => self.outbox().await,
+            Sweep::Lease => self.dead_leases().await,
+            Sweep::Recovery => self.recovery().await,
+            Sweep::Surplus => self.surplus().await,
+            Sweep::Vanished => self.vanished().await,
+            Sweep::Unconfirmed => self.unconfirmed(scope).await,
+            Sweep::Stale => self.stale(scope).await,
+            Sweep::Orphan => self.orphans(scope).await,
+            Sweep::Refresh => self.refresh(scope).await,
+            Sweep::Redelivery => self.redeliver_webhooks(scope).await,
+            Sweep::QueuedScan => self.scan_queued(scope).await,
+            Sweep::DeadLetters => self.dead_letters(scope).await,
+            Sweep::Secrets => self.stale_secrets(scope).await,
+        }
+    }
 }
 
 /// Runs every sweep on its own period until `shutdown`; a run in flight is finished. Between runs it sleeps.

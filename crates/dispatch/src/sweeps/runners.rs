@@ -12,7 +12,7 @@ use github::client::Priority;
 use provider::compute::Filter;
 use tracing::{error, warn};
 
-use super::{GITHUB_CALLS, Swept};
+use super::{GITHUB_CALLS, Scope, Swept};
 use crate::context::{Dispatch, Error};
 use crate::retire::Retired;
 
@@ -50,7 +50,7 @@ impl Dispatch {
     }
 
     /// Bound jobs whose runner was prepared and never confirmed.
-    pub(super) async fn unconfirmed(&self) -> Result<Swept, Error> {
+    pub(super) async fn unconfirmed(&self, scope: &Scope<'_>) -> Result<Swept, Error> {
         let now = self.now();
         let timings = &self.settings.timings;
         let mut swept = Swept::default();
@@ -58,10 +58,15 @@ impl Dispatch {
             // Records of the Go implementation carry no such stamp; they count from their assignment.
             let since = job.prepared_at.or_else(|| job.lease.is_none().then_some(job.created_at));
             let Some(waited) = since.map(|at| clock::since(now, at)) else { continue };
-            if waited < timings.confirm {
+            if waited < timings.confirm || !scope.covers(&job) {
                 continue;
             }
-            if swept.seen >= GITHUB_CALLS {
+            if scope.dry_run {
+                swept.would_look_into(&job.id);
+                continue;
+            }
+            if swept.seen >= GITHUB_CALLS || !scope.goes_on(&swept) {
+                swept.deferred += 1;
                 break;
             }
             swept.count(&self.unconfirmed_job(&job, waited >= timings.confirm_alert).await);
@@ -69,7 +74,7 @@ impl Dispatch {
         Ok(swept)
     }
 
-    async fn unconfirmed_job(&self, job: &Job, alert: bool) -> Result<bool, Error> {
+    pub(super) async fn unconfirmed_job(&self, job: &Job, alert: bool) -> Result<bool, Error> {
         let (github, current) = self.observe(job, Priority::Sweep).await?;
         if github == gh::Status::Unknown && alert {
             error!(job_id = job.id.get(), "a runner is unconfirmed and GitHub cannot be asked: is GitHub down?");

@@ -16,7 +16,7 @@ use github::webhook::{Action, WorkflowJobEvent};
 use telemetry::metrics::RecoverySource;
 use tracing::{info, warn};
 
-use super::Swept;
+use super::{Scope, Swept};
 use crate::context::{Dispatch, Error};
 
 /// The marker of the last pass that looked at every delivery.
@@ -34,7 +34,7 @@ const ACTIVE: Duration = Duration::from_secs(24 * 3600);
 
 impl Dispatch {
     /// Asks GitHub to repeat failed deliveries.
-    pub(super) async fn redeliver_webhooks(&self) -> Result<Swept, Error> {
+    pub(super) async fn redeliver_webhooks(&self, scope: &Scope<'_>) -> Result<Swept, Error> {
         let now = self.now();
         let oldest = now.saturating_sub(LOOK_BACK).unwrap_or(Timestamp::MIN);
         let last = self.ports.markers.passed(PASS).await?;
@@ -43,8 +43,18 @@ impl Dispatch {
         // `None`: the hook is a repository's or an organisation's, not the App's. Nothing to be had.
         let Some(deliveries) = self.ports.github.deliveries(since).await? else { return Ok(swept) };
         let due = to_redeliver(&deliveries);
-        let cut = due.len() > REDELIVERIES;
-        for id in due.into_iter().take(REDELIVERIES) {
+        let mut cut = false;
+        for (at, id) in due.iter().copied().enumerate() {
+            if scope.dry_run {
+                swept.would_look_into(&id);
+                cut = true;
+                continue;
+            }
+            if at >= REDELIVERIES || !scope.goes_on(&swept) {
+                swept.deferred += due.len() - at;
+                cut = true;
+                break;
+            }
             let step = match self.ports.github.redeliver(id).await {
                 Ok(()) => {
                     self.ports.metrics.webhook_redelivered();
@@ -62,10 +72,18 @@ impl Dispatch {
     }
 
     /// Takes over jobs that are queued at GitHub, ours by label, and unknown to us.
-    pub(super) async fn scan_queued(&self) -> Result<Swept, Error> {
+    pub(super) async fn scan_queued(&self, scope: &Scope<'_>) -> Result<Swept, Error> {
         let mut swept = Swept::default();
         for repo in self.ports.markers.active_repos(ACTIVE).await? {
+            if !scope.goes_on(&swept) {
+                swept.deferred += 1;
+                break;
+            }
             if self.serves(&repo) {
+                if scope.dry_run {
+                    swept.would_look_into(&repo);
+                    continue;
+                }
                 let step = self.scan_repo(&repo).await;
                 swept.count(&step);
             }

@@ -109,8 +109,8 @@ impl Mutation {
             Some(Self::NoLeaseSweep) => &[Sweep::Lease, Sweep::Outbox, Sweep::QueuedScan],
             Some(Self::NoRecovery) => &[Sweep::Recovery],
             Some(Self::NoSurplusSweep) => &[Sweep::Surplus],
-            Some(Self::NoUnconfirmedSweep) => &[Sweep::Unconfirmed],
-            Some(Self::NoVanishedSweep) => &[Sweep::Vanished],
+            Some(Self::NoUnconfirmedSweep) => &[Sweep::Unconfirmed, Sweep::Refresh],
+            Some(Self::NoVanishedSweep) => &[Sweep::Vanished, Sweep::Refresh],
             Some(Self::NoWebhookRecovery) => &[Sweep::Redelivery, Sweep::QueuedScan],
             _ => &[],
         };

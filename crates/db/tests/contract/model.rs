@@ -187,7 +187,7 @@ impl Model {
             } else if item
                 .iter()
                 .flatten()
-                .any(|(name, value)| self.keys.contains(&name.as_str()) && !is_key(&whole(value)))
+                .any(|(name, value)| self.keys.contains(&name.as_ref()) && !is_key(&whole(value)))
             {
                 return Answer::Refused;
             }

@@ -84,12 +84,7 @@ impl Dispatch {
     }
 
     /// GitHub runs the job on a runner whose machine we already know to be gone: no report will come.
-    async fn condemn_on_gone(
-        &self,
-        account: &Account,
-        named: &NamedRunner,
-        scene: Option<Scene>,
-    ) -> Result<(), Error> {
+    async fn condemn_on_gone(&self, account: &Account, named: &NamedRunner, scene: Option<Scene>) -> Result<(), Error> {
         match self.named_runner(account, named, scene).await? {
             Some(runner) if runner.state == RunnerState::Gone && runner.report.is_none() => {
                 let github = account.view.status;

@@ -58,7 +58,9 @@ pub fn holds(cond: &Cond, row: Option<&Item>) -> bool {
         Cond::Lt(name, value) => is(name, value, Ordering::Less),
         Cond::Gt(name, value) => is(name, value, Ordering::Greater),
         Cond::In(name, values) => attr(name).is_some_and(|found| values.iter().any(|value| equal(found, value))),
-        Cond::BeginsWith(name, prefix) => matches!(attr(name), Some(Value::S(text)) if text.starts_with(prefix.as_str())),
+        Cond::BeginsWith(name, prefix) => {
+            matches!(attr(name), Some(Value::S(text)) if text.starts_with(prefix.as_str()))
+        }
         Cond::And(all) => all.iter().all(|cond| holds(cond, row)),
         Cond::Or(any) => any.iter().any(|cond| holds(cond, row)),
         Cond::Not(cond) => !holds(cond, row),

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use domain::clock::{self, Timestamp, whole_seconds};
 use domain::gh;
-use domain::ids::{
-    ClassKey, InstallationId, JobId, LaunchId, LeaseToken, PoolName, Repo, RunId, RunnerId, RunnerKey,
-};
+use domain::ids::{ClassKey, InstallationId, JobId, LaunchId, LeaseToken, PoolName, Repo, RunId, RunnerId, RunnerKey};
 use domain::job::{Job, JobState, Lease, Milestone, RerunState, Sighting, Timeline};
 use domain::launch::LaunchSpec;
 use domain::message::JobMessage;

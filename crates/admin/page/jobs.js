@@ -5,7 +5,7 @@ import { fill, h, icon, ticking, toast } from "./dom.js";
 import { NONE, length, ms } from "./format.js";
 import { current, lastCounts, on } from "./live.js";
 import { Table, blank } from "./table.js";
-import { GROUPS, groupOf, state } from "./words.js";
+import { GROUPS, SOURCES, groupOf, state } from "./words.js";
 
 const LIMIT = 100;
 /** At most one reading in this time, whatever comes in. */
@@ -54,7 +54,7 @@ const COLUMNS = [
     class: "c-machine",
     cell: (job) =>
       job.instance_id
-        ? [h("code", {}, job.instance_id), h("span", { class: "sub" }, [job.instance_type, job.spot ? "spot" : "on-demand"].filter(Boolean).join(" · "))]
+        ? [h("code", {}, job.instance_id), h("span", { class: "sub" }, [job.instance_type, job.spot ? "spot" : "on-demand", job.source !== "cold_start" && SOURCES[job.source]].filter(Boolean).join(" · "))]
         : h("span", { class: "none", title: "no machine is bound" }, NONE),
   },
   {

@@ -5,7 +5,7 @@
 //! marked. Nothing is interpolated.
 
 use domain::ids::{JobId, RunnerKey};
-use domain::job::{Job, Milestone, Timeline};
+use domain::job::{Job, Milestone, Origin, Timeline};
 use serde::Serialize;
 
 #[cfg(test)]
@@ -88,16 +88,6 @@ pub fn startup_ms(job: &Job) -> Option<i64> {
     length(created, started, true).0
 }
 
-/// Where the machine of a job came from; `None` while it has none.
-pub(crate) fn source(job: &Job) -> Option<&'static str> {
-    job.instance.as_ref()?;
-    Some(match (job.hot_pool_hit, job.warm_pool_hit) {
-        (true, _) => "hot_pool",
-        (false, true) => "warm_pool",
-        (false, false) => "cold_start",
-    })
-}
-
 /// The answer of `/api/jobs/{id}/timeline`.
 #[derive(Debug, Serialize)]
 pub(crate) struct TimelineView {
@@ -145,7 +135,7 @@ impl AttemptView {
         });
         Self {
             attempt,
-            source: source(job).filter(|_| last),
+            source: job.origin().filter(|_| last).map(Origin::as_str),
             instance_id: job.instance.clone().filter(|_| last),
             // An attempt that has a successor was given up for it.
             result: if last { job.state.is_settled().then(|| job.state.as_str()) } else { Some("requeued") },

@@ -122,6 +122,7 @@ impl Environment {
         let secrets = reader.secrets()?;
         let needs_cloud = backend == Backend::Ec2 || matches!(secrets, Secrets::Parameters { .. });
         let cloud = if needs_cloud { Some(reader.cloud()?) } else { None };
+        let in_files = matches!(secrets, Secrets::Files(_));
         let standby = reader.standby_deadline(backend);
         let environment = Self {
             key: RunnerKey::new(key),
@@ -159,7 +160,8 @@ impl Environment {
                     .and_then(|polls| u32::try_from(polls).ok())
                     .unwrap_or(30),
                 fast: reader.millis("RUNS_FLEET_STANDBY_FAST_POLL_MS", 1_000),
-                slow: reader.millis("RUNS_FLEET_STANDBY_SLOW_POLL_MS", 5_000),
+                // Looking at a file costs nothing, and nobody tells a local machine that its hand-over is coming.
+                slow: reader.millis("RUNS_FLEET_STANDBY_SLOW_POLL_MS", if in_files { 1_000 } else { 5_000 }),
             },
             report_timeout: reader.seconds("RUNS_FLEET_TELEMETRY_TIMEOUT_SECONDS", 1..=600, 30),
             retry_base: reader.millis("RUNS_FLEET_RETRY_BASE_MS", 1_000),

@@ -15,6 +15,7 @@ use dispatch::ingest::Ingested;
 use domain::clock::Timestamp;
 use domain::ids::JobId;
 use github::webhook::WorkflowJobEvent;
+use provider::MachineState;
 use queue::Disposition;
 use serde_json::json;
 use support::github::{LABEL, REPO};
@@ -35,18 +36,18 @@ fn quick() -> (World, Arc<Dispatch>) {
     (world, dispatch)
 }
 
-fn event(job: u64) -> WorkflowJobEvent {
+fn event(job: u64, label: &str) -> WorkflowJobEvent {
     let body = json!({
         "action": "queued",
-        "workflow_job": {"id": job, "run_id": 9, "name": "build", "labels": [LABEL], "status": "queued"},
+        "workflow_job": {"id": job, "run_id": 9, "name": "build", "labels": [label], "status": "queued"},
         "repository": {"full_name": REPO},
         "installation": {"id": 1},
     });
     WorkflowJobEvent::decode(body.to_string().as_bytes()).unwrap()
 }
 
-async fn accept(dispatch: &Dispatch, job: u64) {
-    let accepted = dispatch.ingest(&event(job), "guid", Timestamp::UNIX_EPOCH).await;
+async fn accept(dispatch: &Dispatch, job: u64, label: &str) {
+    let accepted = dispatch.ingest(&event(job, label), "guid", Timestamp::UNIX_EPOCH).await;
     assert_eq!(accepted, Ok(Ingested::Queued));
 }
 
@@ -65,7 +66,19 @@ async fn jobs(iters: u64, measured: impl AsyncFn(&World, &Dispatch, u64) -> Dura
 }
 
 async fn attempt(world: &World, dispatch: &Dispatch, job: u64) -> Duration {
-    accept(dispatch, job).await;
+    attempt_with(world, dispatch, job, LABEL).await
+}
+
+/// With a stopped spare of the job's pool.
+async fn attempt_warm(world: &World, dispatch: &Dispatch, job: u64) -> Duration {
+    world.spare(MachineState::Stopped).await;
+    let took = attempt_with(world, dispatch, job, "runs-fleet/cpu=2/pool=ci").await;
+    assert!(world.job(JobId::new(job).unwrap()).await.warm_pool_hit);
+    took
+}
+
+async fn attempt_with(world: &World, dispatch: &Dispatch, job: u64, label: &str) -> Duration {
+    accept(dispatch, job, label).await;
     let message = world.job(JobId::new(job).unwrap()).await.next_message().unwrap();
     let began = Instant::now();
     let disposition = dispatch.attempt(&message, None).await;
@@ -80,13 +93,16 @@ fn dispatch(criterion: &mut Criterion) {
         bench.iter_custom(|iters| {
             runtime.block_on(jobs(iters, async |_, dispatch, job| {
                 let began = Instant::now();
-                accept(dispatch, job).await;
+                accept(dispatch, job, LABEL).await;
                 began.elapsed()
             }))
         });
     });
     criterion.bench_function("dispatch: claim, launch, bind, mint, hand over", |bench| {
         bench.iter_custom(|iters| runtime.block_on(jobs(iters, attempt)));
+    });
+    criterion.bench_function("dispatch: claim, reserve, bind, mint, hand over, start", |bench| {
+        bench.iter_custom(|iters| runtime.block_on(jobs(iters, attempt_warm)));
     });
 }
 

@@ -14,6 +14,7 @@ use github::client::Client;
 use github::labels::Aliases;
 use github::mint;
 use lru::LruCache;
+use pools::WarmPools;
 use provider::{Compute, HandOver};
 use queue::Queue;
 use telemetry::Metrics;
@@ -38,6 +39,8 @@ pub struct Ports {
     pub dead_letters: Option<Arc<dyn Queue>>,
     /// Machines.
     pub compute: Arc<dyn Compute>,
+    /// Machines that wait for jobs. `None`: every job gets a fresh one, whatever pool its label names.
+    pub pools: Option<Arc<WarmPools>>,
     /// Where machines find what they are to become.
     pub hand_over: Arc<dyn HandOver>,
     /// GitHub.

@@ -21,6 +21,8 @@ use crate::context::{Dispatch, Error, Rejected};
 
 /// Bound on each try of a store or queue call while GitHub waits for its answer.
 const TRY: Duration = Duration::from_secs(3);
+/// Bound on the look at the job's pool, which its record does not wait for.
+const ENSURE: Duration = Duration::from_secs(2);
 /// Bound on all of them; GitHub gives up after ten seconds.
 const BUDGET: Duration = Duration::from_secs(8);
 
@@ -97,7 +99,8 @@ impl Dispatch {
             job.timeline.stamp(1, Milestone::WebhookReceived, received);
         }
         // Half of the time is the message's: a server whose store is down still takes webhooks.
-        let accepted = within(tokio::time::Instant::now() + BUDGET / 2, || self.create(&job)).await;
+        let half = tokio::time::Instant::now() + BUDGET / 2;
+        let (accepted, ()) = tokio::join!(within(half, || self.create(&job)), self.ensure_pool(&job));
         let (record, fresh) = match &accepted {
             Ok(Accepted::Created(job)) => (job.as_ref(), true),
             // Somebody else's, or our own earlier one: only a pending job needs its wake-up, perhaps again.
@@ -128,6 +131,18 @@ impl Dispatch {
                 }
                 Ok(fresh)
             }
+        }
+    }
+
+    /// The pool a job names is created by the first such job, and kept by every later one. Without it the job gets a fresh
+    /// machine.
+    async fn ensure_pool(&self, job: &Job) {
+        let (Some(pools), Some(message)) = (&self.ports.pools, &job.message) else { return };
+        let Some(pool) = &message.spec.pool else { return };
+        match tokio::time::timeout(ENSURE, pools.ensure(pool, message)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => warn!(job_id = job.id.get(), pool = pool.as_str(), %error, "the job's pool was not made"),
+            Err(_) => warn!(job_id = job.id.get(), pool = pool.as_str(), "the job's pool was not made in time"),
         }
     }
 
@@ -189,6 +204,9 @@ impl Dispatch {
             "job accepted"
         );
         self.tell(crate::context::News::Job { id: job.id, state: job.state.as_str() });
+        if let (Some(pools), Some(pool)) = (&self.ports.pools, &message.spec.pool) {
+            pools.notify_demand(pool);
+        }
     }
 
     /// Whether this is the re-run of a job we lost, which starts on-demand.

@@ -4,10 +4,13 @@
 //! when it cannot hold a job: its hand-over was never finished, it is gone already, or its registration is absent or
 //! has never been online. Any other is *deregistered*: an idle listener notices and exits, a job that slipped in
 //! finishes. Where GitHub does not answer, nothing happens.
+//!
+//! The spare of a pool is not ended as long as it is off: it can do no harm, and goes back to its pool.
 
 use domain::ids::RunnerKey;
 use domain::runner::{Runner, RunnerState};
 use github::client::Deleted;
+use provider::compute::{Machine, MachineState};
 use tracing::{debug, info};
 
 use crate::context::{Dispatch, Error};
@@ -23,26 +26,51 @@ pub enum Retired {
     Unknown,
 }
 
+/// What was learnt about a runner that is to end.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Disarmed {
+    /// It holds no job and can get none: its machine, if it is still there, is free to end.
+    Harmless(Box<Runner>, Option<Machine>),
+    /// Its machine is not to be touched.
+    Settled(Retired),
+}
+
 impl Dispatch {
     /// Ends the runner on a machine, if that is safe.
     pub async fn retire(&self, key: &RunnerKey) -> Result<Retired, Error> {
+        let (row, machine) = match self.disarm(key).await? {
+            Disarmed::Harmless(row, machine) => (row, machine),
+            Disarmed::Settled(retired) => return Ok(retired),
+        };
+        if machine.is_some_and(|machine| is_unused_spare(&machine, &row)) {
+            let ended = self.end_runner(key, RunnerState::Gone).await?;
+            self.clear_machine(key, ended.as_ref()).await;
+        } else {
+            self.terminate_runner(&row).await?;
+        }
+        Ok(Retired::Ended)
+    }
+
+    /// Sees to it that a runner gets no job any more, if that is possible; its machine is left as it is.
+    pub(crate) async fn disarm(&self, key: &RunnerKey) -> Result<Disarmed, Error> {
+        let settled = |retired| Ok(Disarmed::Settled(retired));
         let machine = self.ports.compute.describe(key).await?;
         let Some(row) = self.ports.runners.get(key).await? else {
             // Without a row nothing was ever handed over by us; a machine of the Go implementation is only known dead.
-            return Ok(if machine.is_none_or(|m| m.state.is_gone()) { Retired::Ended } else { Retired::Unknown });
+            return settled(if machine.is_none_or(|m| m.state.is_gone()) { Retired::Ended } else { Retired::Unknown });
         };
-        let gone = machine.is_none_or(|m| m.state.is_gone()) || !row.state.is_live();
+        let harmless = |row, machine| Ok(Disarmed::Harmless(Box::new(row), machine));
+        let gone = machine.as_ref().is_none_or(|m| m.state.is_gone()) || !row.state.is_live();
         if row.state == RunnerState::Retiring && !gone {
             // Deregistered before: a job may have slipped in, so its absence at GitHub says nothing now.
-            return Ok(Retired::Ended);
+            return settled(Retired::Ended);
         }
         let document = match row.state {
             RunnerState::Minting if !gone => self.ports.hand_over.get(key).await?,
             _ => None,
         };
         if gone || (row.state == RunnerState::Minting && document.is_none()) {
-            self.terminate_runner(&row).await?;
-            return Ok(Retired::Ended);
+            return harmless(row, machine);
         }
         // An attempt that died between the hand-over and its note of it left the name in the document only.
         let name = document.map_or_else(|| row.name.clone(), |document| document.runner_name);
@@ -54,13 +82,10 @@ impl Dispatch {
             Ok(registered) => registered,
             Err(error) => {
                 debug!(instance_id = key.as_str(), %error, "GitHub could not be asked about the runner");
-                return Ok(Retired::Unknown);
+                return settled(Retired::Unknown);
             }
         };
-        let Some(view) = registered else {
-            self.terminate_runner(&row).await?;
-            return Ok(Retired::Ended);
-        };
+        let Some(view) = registered else { return harmless(row, machine) };
         let may_be_up = view.online || view.busy;
         if may_be_up {
             // Before the call: should its answer be lost, nobody may take the missing registration for a dead runner.
@@ -78,20 +103,19 @@ impl Dispatch {
                     row.retire_at = None;
                 })
                 .await?;
-                Ok(Retired::HasJob)
+                settled(Retired::HasJob)
             }
             Ok(Deleted::Gone) => {
                 self.ports.metrics.registrations_deleted();
                 if may_be_up {
                     info!(instance_id = key.as_str(), "the runner was deregistered and ends by itself");
-                } else {
-                    self.terminate_runner(&row).await?;
+                    return settled(Retired::Ended);
                 }
-                Ok(Retired::Ended)
+                harmless(row, machine)
             }
             Err(error) => {
                 debug!(instance_id = key.as_str(), %error, "GitHub did not deregister the runner");
-                Ok(Retired::Unknown)
+                settled(Retired::Unknown)
             }
         }
     }
@@ -103,4 +127,12 @@ impl Dispatch {
         self.clear_machine(&row.key, ended.as_ref()).await;
         Ok(())
     }
+}
+
+/// A spare of a pool that is off, or on its way there, and whose runner never was up.
+fn is_unused_spare(machine: &Machine, row: &Runner) -> bool {
+    matches!(machine.state, MachineState::Stopping | MachineState::Stopped)
+        && machine.pool().is_some()
+        && machine.launch_id.is_none()
+        && row.state <= RunnerState::Minted
 }

@@ -196,6 +196,7 @@ impl Dispatch {
         }
         self.end_runner(key, RunnerState::Gone).await?;
         self.clear_machine(key, row.as_ref()).await;
+        self.wants_machines(row.as_ref());
         Ok(())
     }
 
@@ -247,7 +248,15 @@ impl Dispatch {
             }
         }
         self.clear_machine(key, row.as_ref()).await;
+        self.wants_machines(row.as_ref());
         Ok(Handled::Done)
+    }
+
+    /// A machine is gone, or about to be: the pool it came from has one less.
+    pub(crate) fn wants_machines(&self, row: Option<&Runner>) {
+        if let (Some(pools), Some(pool)) = (&self.ports.pools, row.and_then(|row| row.pool.as_ref())) {
+            pools.notify_demand(pool);
+        }
     }
 
     /// Closes the job an ended runner served, if that can be known.
@@ -397,6 +406,7 @@ impl Dispatch {
         // Only now: until the job has moved, the live row is what brings us back here.
         let row = self.change_runner(key, |row| row.advance(RunnerState::Gone)).await?;
         self.clear_machine(key, row.as_ref()).await;
+        self.wants_machines(row.as_ref());
         Ok(())
     }
 

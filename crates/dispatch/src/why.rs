@@ -2,10 +2,12 @@
 
 use domain::clock::{self, Timestamp};
 use domain::gh;
-use domain::job::{Job, JobState, RerunState, Settled};
+use domain::job::{Job, JobState, Origin, RerunState, Settled};
 use domain::runner::{Runner, RunnerState};
 use domain::timings::{MAX_CLAIM_ATTEMPTS, MAX_JOB_RETRIES, Timings};
 use serde::Serialize;
+
+use crate::records::pool_of;
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -112,16 +114,22 @@ fn claiming(job: &Job, now: Timestamp) -> (String, Option<Next>) {
 
 fn launched(job: &Job, runner: Option<&Runner>, timings: &Timings) -> (String, Option<Next>) {
     let machine = machine(job);
+    let whole = match job.origin() {
+        Some(Origin::HotPool) => format!("The running spare {machine} of its pool"),
+        Some(Origin::WarmPool) => format!("The stopped spare {machine} of its pool"),
+        Some(Origin::ColdStart) | None => format!("The machine {machine}"),
+    };
     match job.prepared_at {
         None => (
-            format!("The machine {machine} is bound to it; its hand-over is being written."),
+            format!("{whole} is bound to it; its hand-over is being written."),
             next("the lease ends, if the dispatcher dies", job.lease.as_ref().and_then(|l| l.until)),
         ),
         Some(at) => {
             let whose = runner.and_then(|r| r.running_job).filter(|id| *id != job.id);
             let sentence = match whose {
                 Some(other) => format!("GitHub gave its runner on {machine} the job {other}; it waits for another."),
-                None => format!("The machine {machine} is starting; its runner has not come online yet."),
+                None if job.hot_pool_hit => format!("{whole} has its hand-over; its runner has not come online yet."),
+                None => format!("{whole} is starting; its runner has not come online yet."),
             };
             (sentence, next("an unconfirmed runner is replaced", Some(clock::after(at, timings.confirm))))
         }
@@ -181,6 +189,8 @@ fn facts(job: &Job, runner: Option<&Runner>) -> Vec<Fact> {
     add("requeue_reason", job.requeue_reason.clone(), job.requeued_at);
     add("instance_id", job.instance.as_ref().map(ToString::to_string), None);
     add("instance_type", job.instance_type.clone(), None);
+    add("source", job.origin().map(|origin| origin.as_str().to_owned()), None);
+    add("pool", pool_of(job).map(ToString::to_string), None);
     add("runner_state", runner.map(|r| r.state.as_str().to_owned()), runner.and_then(|r| r.online_at));
     add("runner_name", job.runner_name.clone().or_else(|| runner.map(|r| r.name.clone())), job.in_progress_at);
     let sighting = job.sighting.filter(|s| s.status != gh::Status::Unknown);
@@ -239,6 +249,23 @@ mod tests {
         let sentences: std::collections::BTreeSet<String> = jobs.iter().map(sentence).collect();
         // Completed and success, error and failed, read alike.
         assert_eq!(sentences.len(), jobs.len() - 2, "{sentences:#?}");
+    }
+
+    #[test]
+    fn a_spare_is_told_from_a_fresh_machine() {
+        let cold = launched(1, "t", "i-1");
+        let warm = Job { warm_pool_hit: true, ..cold.clone() };
+        let hot = Job { hot_pool_hit: true, ..warm.clone() };
+        for (job, source, whole) in [
+            (&cold, "cold_start", "The machine i-1 is"),
+            (&warm, "warm_pool", "The stopped spare i-1 of its pool is"),
+            (&hot, "hot_pool", "The running spare i-1 of its pool is"),
+        ] {
+            let why = why(job, None, at(60), &Timings::PRODUCTION);
+            assert!(why.sentence.starts_with(whole), "{}", why.sentence);
+            assert!(why.facts.iter().any(|fact| fact.name == "source" && fact.value == source), "{:?}", why.facts);
+        }
+        assert!(sentence(&hot.prepared(&cx(3))).contains("has its hand-over"));
     }
 
     #[test]

@@ -128,6 +128,8 @@ pub struct Instance {
     pub arch: Option<String>,
     /// The image it was launched from.
     pub image: Option<String>,
+    /// ARN of its instance profile.
+    pub profile: Option<String>,
     /// When it was launched (or last started).
     pub launched_at: Option<Timestamp>,
     /// EC2's words for its last change of state by somebody's wish, such as

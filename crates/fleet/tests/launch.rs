@@ -343,6 +343,7 @@ fn instance(id: &str, state: &str, spot: bool, managed: bool) -> Instance {
         spot,
         arch: None,
         image: None,
+        profile: None,
         launched_at: Some(at(-900)),
         transition: None,
         tags,

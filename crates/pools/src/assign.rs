@@ -189,6 +189,7 @@ impl WarmPools {
             debug!(instance_id = key.as_str(), %error, "the marks of an assignment stay for now");
         }
         self.give_back(key, Holder::Job(spare.job)).await;
+        drop(spare);
     }
 
     async fn stopped_again(&self, key: &RunnerKey) -> bool {

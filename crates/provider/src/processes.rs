@@ -1,10 +1,11 @@
-//! Finding and ending every process of a machine that is only a set of processes.
+//! Finding, suspending and ending every process of a machine that is only a set of processes.
 //!
 //! A process belongs to a machine when it is in the machine's session or when its environment carries the marker
 //! variable [`MARKER`] with the machine's key. Children inherit both; a daemon that starts its own session keeps the
 //! marker, a shell that clears its environment keeps the session.
 //!
-//! Properties: nothing that belongs to the machine outlives [`end`]; nothing else is ever signalled. Races survived:
+//! Properties: nothing that belongs to the machine outlives [`end`], or runs on behind [`suspend`]; nothing else is ever
+//! signalled. Races survived:
 //!
 //! * *Pid reuse.* A process is named by pid and kernel start time, and signalled through a descriptor opened before
 //!   its membership is checked.
@@ -12,6 +13,7 @@
 //! * *Zombies* count as dead: they wait for their parent, which may never look.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use procfs::process::{Process, Stat};
@@ -62,27 +64,49 @@ pub struct Found {
     pub command: String,
 }
 
-/// Processes that could not be ended in time.
+/// Processes that could not be ended, or suspended, in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} processes are still alive")]
+#[error("{0} processes go on")]
 pub struct Survivors(pub usize);
 
 /// Every live member except the caller itself. Blocking: reads `/proc` once.
 pub fn find(members: &Members) -> Vec<Found> {
     let mut found = Vec::new();
-    scan(members, |_, process| found.push(process));
+    scan(members, |member| found.push(Found { id: member.id, command: member.stat.comm.clone() }));
     found
 }
 
 /// Kills members until none is left, for at most `within`.
 pub async fn end(members: &Members, within: Duration) -> Result<(), Survivors> {
+    repeat(members, within, kill).await
+}
+
+/// Suspends members (SIGSTOP) until none runs, for at most `within`. They stay, and take up memory, until [`resume`] or
+/// [`end`].
+pub async fn suspend(members: &Members, within: Duration) -> Result<(), Survivors> {
+    repeat(members, within, halt).await
+}
+
+/// Lets suspended members run on (SIGCONT); those that run are not disturbed. Answers how many there are. Blocking:
+/// reads `/proc` once, which is enough, because what is suspended does not fork.
+pub fn resume(members: &Members) -> usize {
+    let mut alive = 0;
+    scan(members, |member| {
+        alive += 1;
+        member.signal(Signal::CONT);
+    });
+    alive
+}
+
+/// Passes until two in a row find nothing left to do, for at most `within`.
+async fn repeat(members: &Members, within: Duration, pass: fn(&Members) -> usize) -> Result<(), Survivors> {
     let deadline = tokio::time::Instant::now() + within;
     let mut clean_scans = 0;
     let mut pause = Duration::from_millis(1);
     loop {
         let wanted = members.clone();
-        // A panic in the scan counts as "not known to be gone".
-        let left = tokio::task::spawn_blocking(move || kill(&wanted)).await.unwrap_or(1);
+        // A panic in the scan counts as "not known to be done".
+        let left = tokio::task::spawn_blocking(move || pass(&wanted)).await.unwrap_or(1);
         clean_scans = if left == 0 { clean_scans + 1 } else { 0 };
         if clean_scans == 2 {
             return Ok(());
@@ -100,15 +124,45 @@ pub async fn end(members: &Members, within: Duration) -> Result<(), Survivors> {
 /// One pass: SIGKILL to every member; answers how many were alive.
 fn kill(members: &Members) -> usize {
     let mut alive = 0;
-    scan(members, |signal, _| {
+    scan(members, |member| {
         alive += 1;
-        signal();
+        member.signal(Signal::KILL);
     });
     alive
 }
 
-/// Calls `visit` with a way to kill it for every live member but ourselves.
-fn scan(members: &Members, mut visit: impl FnMut(&dyn Fn(), Found)) {
+/// One pass: SIGSTOP to every member that runs; answers how many did.
+fn halt(members: &Members) -> usize {
+    let mut running = 0;
+    scan(members, |member| {
+        if member.stat.state != 'T' {
+            running += 1;
+            member.signal(Signal::STOP);
+        }
+    });
+    running
+}
+
+/// A live member, held so that no other process can take its place.
+struct Member {
+    id: ProcessId,
+    stat: Stat,
+    pid: Pid,
+    handle: Option<OwnedFd>,
+}
+
+impl Member {
+    fn signal(&self, signal: Signal) {
+        // Failure means it is gone, or not ours to signal; the next scan tells which.
+        let _ = match &self.handle {
+            Some(fd) => rustix::process::pidfd_send_signal(fd, signal),
+            None => rustix::process::kill_process(self.pid, signal),
+        };
+    }
+}
+
+/// Calls `visit` for every live member but ourselves.
+fn scan(members: &Members, mut visit: impl FnMut(&Member)) {
     let own = rustix::process::getpid().as_raw_pid();
     let session = members.session.filter(|leader| ProcessId::of(leader.pid).is_none_or(|now| now == *leader));
     let Ok(all) = procfs::process::all_processes() else { return };
@@ -120,15 +174,8 @@ fn scan(members: &Members, mut visit: impl FnMut(&dyn Fn(), Found)) {
         if !runs(&stat) || !(in_session(&stat, session) || has_marker(&process, members.marker.as_deref())) {
             continue;
         }
-        let signal = || {
-            // Failure means it is gone, or not ours to signal; the next scan tells which.
-            let _ = match &handle {
-                Some(fd) => rustix::process::pidfd_send_signal(fd, Signal::KILL),
-                None => rustix::process::kill_process(pid, Signal::KILL),
-            };
-        };
         let id = ProcessId { pid: stat.pid, start_time: stat.starttime };
-        visit(&signal, Found { id, command: stat.comm });
+        visit(&Member { id, stat, pid, handle });
     }
 }
 

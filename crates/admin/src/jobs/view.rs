@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::clock::{Timestamp, since};
 use domain::gh;
 use domain::ids::{JobId, PoolName, Repo, RunId, RunnerKey};
-use domain::job::{Job, RerunState};
+use domain::job::{Job, Origin, RerunState};
 use serde::Serialize;
 
 use crate::timeline;
@@ -133,7 +133,7 @@ impl JobView {
             rerun_state: job.rerun.map(RerunState::as_str),
             force_on_demand: job.force_on_demand,
             startup_seconds: timeline::startup_ms(job).map(|ms| ms as f64 / 1000.0),
-            source: timeline::source(job),
+            source: job.origin().map(Origin::as_str),
             html_url: html_url.map(|(m, run)| {
                 format!("{}/{}/actions/runs/{run}/job/{}", server_url.trim_end_matches('/'), m.repo, job.id)
             }),

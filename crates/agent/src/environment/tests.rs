@@ -23,6 +23,7 @@ fn defaults() {
     assert_eq!(environment.limits.max_runtime, Duration::from_secs(360 * 60));
     assert_eq!(environment.limits.pickup, Duration::from_secs(600));
     assert_eq!(environment.standby.deadline, Duration::from_secs(15 * 60));
+    assert_eq!(environment.standby.slow, Duration::from_secs(1), "files are looked at often");
     assert_eq!(environment.state_dir, PathBuf::from("/var/lib/runs-fleet"));
     assert!(environment.runner_dir.is_absolute());
     assert_eq!(environment.report_spool, None);

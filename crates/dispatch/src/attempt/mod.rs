@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | the claim | a lease that dies | redelivery of the message, or the lease sweep |
 //! | naming the launch | the same, and perhaps a machine of that launch | the next claim adopts it, else the surplus sweep |
+//! | the claim of a pool's spare | a spare that nobody else can have | the same job has it again; the claim's end |
 //! | the bind | a bound record without hand-over | the next claim *resumes*: the rest is repeatable |
 //! | the hand-over, before the start | the same, the hand-over exists | resume only starts the machine |
 //! | the start, before `prepared_at` | the same | resume finds everything done |
@@ -16,12 +17,12 @@
 //! token is no longer the record's, the attempt stops and gives up what it holds. A machine is bound *before* it can
 //! speak, so its first report always finds the record. Compensation runs in a budget of its own, never in what is left
 //! of the attempt's.
-
 //!
 //! A process that is told to stop gives back what it has asked for no machine yet ([`Dispatch::drain`]); the rest is
 //! finished.
 //!
 //! * `claim` — the lease, or what to do with the message.
+//! * `warm` — a machine of the job's pool: reserved, bound, started last; or given back.
 //! * `capacity` — a machine: adopted, or launched together with others.
 //! * `prepare` — bind, mint, hand over, start; and the same again after a crash.
 //! * `undo` — what follows from a failure.
@@ -32,7 +33,9 @@ mod claim;
 mod prepare;
 mod spare;
 mod undo;
+mod warm;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use db::Outcome;
@@ -40,10 +43,11 @@ use domain::clock::{self, Timestamp};
 use domain::gh;
 use domain::ids::LeaseToken;
 use domain::job::apply::Context;
-use domain::job::{Event, FailureClass, Job, JobState};
+use domain::job::{Event, FailureClass, Job, JobState, Origin};
 use domain::message::JobMessage;
 use github::client::Priority;
-use provider::compute::Machine;
+use pools::Spare;
+use provider::compute::{self, Machine};
 use queue::Disposition;
 use telemetry::metrics::{SchedulingFailure, Source};
 use tokio::time::Instant;
@@ -65,6 +69,8 @@ enum Failure {
     Taken,
     /// The process is to end, and the job costs nothing yet: it is given back without a strike.
     Draining,
+    /// The machine has everything, and does not run.
+    NotStarted(compute::Error),
     /// The attempt failed; the record goes back, or is settled, by the class.
     Failed { class: FailureClass, until: Option<Timestamp>, error: String },
     /// The store did not answer: nothing is known, nothing is changed; lease and message bring the job back.
@@ -93,6 +99,9 @@ struct Attempt {
     /// As long as it may still ask for a machine: batches wait for it.
     approach: Option<Approach>,
     machine: Option<Machine>,
+    /// The same machine, when it is a spare of the job's pool: it goes back there instead of ending.
+    spare: Option<Arc<Spare>>,
+    start: Start,
     /// The launch the record names was answered: nothing of it is left to be adopted.
     answered: bool,
     /// The hand-over was (perhaps) written: the machine may register, and is never ended blindly.
@@ -101,8 +110,33 @@ struct Attempt {
 
 impl Attempt {
     const fn new(job: Job, token: LeaseToken, deadline: Instant) -> Self {
-        Self { job, token, deadline, approach: None, machine: None, answered: false, handed_over: false }
+        Self {
+            job,
+            token,
+            deadline,
+            approach: None,
+            machine: None,
+            spare: None,
+            start: Start::NotAsked,
+            answered: false,
+            handed_over: false,
+        }
     }
+
+    /// Its machine is a spare that was running when it was reserved.
+    fn is_hot(&self) -> bool {
+        self.spare.as_ref().is_some_and(|spare| spare.was_running)
+    }
+}
+
+/// What is known of a machine's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    NotAsked,
+    /// It was asked for, and certainly did not happen.
+    Refused,
+    /// It was asked for, and may have happened.
+    Asked,
 }
 
 impl Dispatch {
@@ -139,6 +173,7 @@ impl Dispatch {
         let failure = match tokio::time::timeout_at(deadline, self.work(&mut attempt, *claimed)).await {
             Ok(Ok(worked)) => {
                 attempt.approach = None;
+                self.keep_spare(&mut attempt);
                 match worked {
                     Worked::Prepared => self.assigned(&attempt, sent_at),
                     Worked::Over if attempt.machine.is_none() => {
@@ -159,8 +194,8 @@ impl Dispatch {
         if matches!(failure, Failure::Fenced) && !attempt.handed_over {
             let class = attempt.job.class.clone();
             match attempt.machine.take() {
-                Some(machine) => self.give_away(machine, class, deadline).await,
-                None => self.wake_another(class, deadline).await,
+                Some(machine) if attempt.spare.is_none() => self.give_away(machine, class, deadline).await,
+                _ => self.wake_another(class, deadline).await,
             }
         }
         // A budget of its own behind the attempt's, and what the attempt left of that: a store that is slow must not turn
@@ -182,6 +217,11 @@ impl Dispatch {
             found = self.wanted_and_adopted(attempt, &claimed) => found?,
         };
         let Some(mut adopted) = adopted else { return Ok(Worked::Over) };
+        if adopted.is_none()
+            && let Some(worked) = self.serve_from_pool(attempt).await?
+        {
+            return Ok(worked);
+        }
         for _ in 0..MACHINES {
             let machine = match adopted.take() {
                 Some(machine) => machine,
@@ -286,7 +326,11 @@ impl Dispatch {
 
     fn assigned(&self, attempt: &Attempt, sent_at: Option<Timestamp>) {
         let job = &attempt.job;
-        let source = Some(Source::ColdStart);
+        let source = job.origin().map(|origin| match origin {
+            Origin::HotPool => Source::HotPool,
+            Origin::WarmPool => Source::WarmPool,
+            Origin::ColdStart => Source::ColdStart,
+        });
         if let Some(repo) = repo_of(job) {
             self.ports.metrics.jobs_assigned(pool_of(job), source, repo);
         }

@@ -5,16 +5,16 @@ use db::{Change, Outcome};
 use domain::clock;
 use domain::ids::{DispatchId, RunnerId, RunnerKey};
 use domain::job::apply::Bound;
-use domain::job::{Event, FailureClass, Job, JobState, Move, transition};
+use domain::job::{Event, FailureClass, Job, JobState, Move, Origin, transition};
 use domain::message::JobMessage;
 use domain::runner::{Runner, RunnerState};
 use domain::timings::MAX_CLAIM_ATTEMPTS;
 use github::labels;
 use github::mint::{self, Mint};
-use provider::compute::Machine;
+use provider::compute::{self, Machine};
 use tracing::info;
 
-use super::{Attempt, Failure, Worked};
+use super::{Attempt, Failure, Start, Worked};
 use crate::context::{Dispatch, Error, News};
 use crate::records::WRITE_TRIES;
 
@@ -26,8 +26,8 @@ impl Dispatch {
             instance_type: machine.instance_type.clone(),
             zone: machine.zone.clone(),
             spot: machine.spot,
-            warm: false,
-            hot: false,
+            warm: attempt.spare.is_some(),
+            hot: attempt.is_hot(),
         };
         for _ in 0..WRITE_TRIES {
             let cx = self.cx();
@@ -141,10 +141,24 @@ impl Dispatch {
                     return Err(failed_hand_over(&error));
                 }
             }
+            info!(
+                event = "config_stored",
+                job_id = attempt.job.id.get(),
+                instance_id = key.as_str(),
+                source = attempt.job.origin().map_or("", Origin::as_str),
+                "the hand-over is written"
+            );
             self.minted(&row, &name, id).await?;
         }
-        // A machine that cannot be started is no reason to give up on its job, whatever the provider calls it.
-        self.ports.compute.start(key).await.map_err(|e| Failure::transient(&e))?;
+        if !attempt.is_hot() {
+            attempt.start = Start::Asked;
+            if let Err(error) = self.ports.compute.start(key).await {
+                if !matches!(error, compute::Error::Transient(_)) {
+                    attempt.start = Start::Refused;
+                }
+                return Err(Failure::NotStarted(error));
+            }
+        }
         match self.fenced(attempt, JobState::Launched, Job::prepared).await {
             Ok(()) => Ok(Worked::Prepared),
             // The runner confirmed, or GitHub gave the job elsewhere, before we could note that we were done: either

@@ -11,6 +11,7 @@ use queue::Disposition;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::warm::Unwound;
 use super::{Attempt, Failure, keep_for};
 use crate::context::{Dispatch, Error};
 use crate::records::{Raised, truncate};
@@ -21,13 +22,19 @@ impl Dispatch {
     pub(super) async fn compensate(&self, attempt: &mut Attempt, failure: Failure) -> Result<Disposition, Error> {
         let timings = &self.settings.timings;
         let job_id = attempt.job.id.get();
+        let failure = match failure {
+            // No reason to give up on the job, whatever the provider calls it.
+            Failure::NotStarted(error) => Failure::transient(&error),
+            other => other,
+        };
         match failure {
             Failure::Unknown(error) => {
                 warn!(job_id, %error, "the attempt cannot go on; its lease brings the job back");
                 Ok(keep_for(timings.heartbeat))
             }
-            Failure::Fenced | Failure::Taken => {
+            Failure::Fenced | Failure::Taken | Failure::NotStarted(_) => {
                 info!(job_id, "somebody else owns the job now");
+                self.return_spare(attempt).await?;
                 Ok(keep_for(timings.send_pause))
             }
             Failure::Draining => {
@@ -42,6 +49,10 @@ impl Dispatch {
                 warn!(job_id, ?class, error, "the attempt failed");
                 // Behind a lost lease the machine is another attempt's; and it may have a job by now.
                 if !self.holds(attempt).await? {
+                    if attempt.spare.is_some() {
+                        self.return_spare(attempt).await?;
+                        return Ok(keep_for(timings.send_pause));
+                    }
                     match attempt.machine.as_ref().filter(|_| !attempt.handed_over) {
                         Some(machine) => self.undo_if_nobodys(&machine.key).await,
                         None => {
@@ -50,6 +61,9 @@ impl Dispatch {
                         }
                     }
                     return Ok(keep_for(timings.send_pause));
+                }
+                if self.unwind(attempt).await? == Unwound::Kept {
+                    return Ok(keep_for(timings.heartbeat));
                 }
                 if let Some(machine) = &attempt.machine {
                     if !attempt.handed_over {

@@ -29,6 +29,7 @@ use domain::job::{Event, Job, JobState};
 use domain::runner::{Runner, RunnerState};
 use github::client::Priority;
 use provider::compute::{Machine, MachineState};
+use provider::tags;
 use queue::{Delivery, Disposition, Handler};
 use telemetry::metrics::Family;
 use tokio_util::sync::CancellationToken;
@@ -41,10 +42,6 @@ use crate::context::{Dispatch, Error};
 const BEST_EFFORT: Duration = Duration::from_secs(3);
 /// A machine younger than this may not be in the index of jobs yet; its tag names the job.
 const YOUNG: Duration = Duration::from_secs(300);
-/// Marks machines of ours.
-const MANAGED: &str = "runs-fleet:managed";
-/// Names the job a machine was launched for.
-const JOB: &str = "runs-fleet:job-id";
 
 /// Handles deliveries of the events queue.
 pub struct Events(pub std::sync::Arc<Dispatch>);
@@ -92,7 +89,7 @@ impl Dispatch {
         match &event.what {
             What::Interruption { key, zone } => self.machine_reclaimed(key, zone.as_deref(), at).await?,
             What::Rebalance { key } => self.rebalance_recommended(key).await,
-            What::StateChange { key, state: Change::Ended } => self.machine_ended(key).await?,
+            What::StateChange { key, state: Change::Ended } => self.machine_ended(key, at).await?,
             What::StateChange { key, state: Change::Unknown } => {
                 warn!(instance_id = key.as_str(), "a machine is in a state nobody knows");
             }
@@ -161,7 +158,7 @@ impl Dispatch {
         if clock::since(self.now(), machine.launched_at) > YOUNG {
             return Ok(None);
         }
-        let id = machine.tags.get(JOB).and_then(|id| id.parse().ok());
+        let id = machine.tags.get(tags::JOB_ID).and_then(|id| id.parse().ok());
         self.if_on(id, &machine.key).await
     }
 
@@ -179,10 +176,14 @@ impl Dispatch {
     }
 
     /// A machine is off. See the module for what is left to others.
-    async fn machine_ended(&self, key: &RunnerKey) -> Result<(), Error> {
+    async fn machine_ended(&self, key: &RunnerKey, at: Timestamp) -> Result<(), Error> {
         let row = self.ports.runners.get(key).await?;
         // The usual end: its job began, and its report was taken.
         if row.as_ref().is_some_and(|row| row.running_job.is_some() && !row.state.is_live()) {
+            return Ok(());
+        }
+        // A spare was stopped before it was given to a job, and has been started again, or is about to be.
+        if row.as_ref().is_some_and(|row| at <= row.minted_at) {
             return Ok(());
         }
         if let Some(job) = self.job_on(key, row.as_ref()).await? {
@@ -204,6 +205,7 @@ impl Dispatch {
         let Some(row) = row.filter(|row| row.state.is_live()) else { return Ok(()) };
         let row = self.end_runner(&row.key, RunnerState::Gone).await?;
         self.within("hand-over and registration", self.clear_machine(key, row.as_ref())).await;
+        self.wants_machines(row.as_ref());
         Ok(())
     }
 
@@ -217,7 +219,7 @@ impl Dispatch {
 }
 
 fn is_managed(machine: &Machine) -> bool {
-    machine.tags.get(MANAGED).is_some_and(|value| value == "true")
+    machine.tags.get(tags::MANAGED).is_some_and(|value| value == "true")
 }
 
 /// A machine as its job's record knows it, for when the provider does not any more.

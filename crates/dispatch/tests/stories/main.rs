@@ -23,3 +23,4 @@ mod life;
 mod messages;
 mod theft;
 mod trouble;
+mod warm;

@@ -5,6 +5,7 @@
 //! * A settled job stays as it ended.
 //! * Counters never fall, a job once forced on-demand stays so, and its first acceptance is never forgotten.
 //! * A job message is acknowledged only when nothing in it is needed any more.
+//! * A machine is never ended under a job, and never stopped as long as a job's record names it.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use db::schema::JOBS;
 use db::table::{Item, Value};
 use db::{Memory, Table};
+use domain::ids::{JobId, RunnerKey};
 use domain::message::JobMessage;
 use github::webhook::Kind;
 use queue::Delivery;
@@ -97,6 +99,25 @@ impl Laws {
         }
         if old.get("queued_at") != new.get("queued_at") {
             self.accuse(format!("job {id} was accepted at another time"));
+        }
+    }
+
+    /// A machine is about to be ended, with this job on its runner.
+    pub fn check_end(&self, key: &RunnerKey, job: Option<JobId>) {
+        if let Some(job) = job {
+            self.accuse(format!("{key} was ended while it ran the job {job}"));
+        }
+    }
+
+    /// A machine is about to be stopped.
+    pub fn check_stop(&self, key: &RunnerKey, job: Option<JobId>) {
+        self.check_end(key, job);
+        let before = self.before.lock().unwrap();
+        let named = |row: &Item| {
+            OPEN.contains(&text(row, "status").unwrap_or_default()) && text(row, "instance_id") == Some(key.as_str())
+        };
+        for (id, _) in before.iter().filter(|(_, row)| named(row)) {
+            self.accuse(format!("{key} was stopped while the job {id} waited on it"));
         }
     }
 

@@ -5,20 +5,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::clock::{Clock, Timestamp};
+use domain::clock::{Clock, SignedDuration, Timestamp};
 use domain::gh::Conclusion;
 use domain::ids::{JobId, RunnerKey};
+use domain::launch::Arch;
 use domain::report::{AgentReport, AgentStatus};
-use provider::Compute;
-use provider::compute::{Error, Filter, Machine, MachineState, Order};
+use provider::compute::{Error, Filter, Machine, MachineState, Order, SpotRequest};
+use provider::{Compute, tags};
 use queue::Queue;
 use simulation::github::model::{Connect, Message};
 use tokio::task::AbortHandle;
 
 use super::faults::{Port, Process};
 use super::github::GitHub;
+use super::laws::Laws;
 use super::stores::HandOvers;
-use super::{nap, seconds};
+use super::{hours, nap, seconds};
 
 /// How the machines of a world behave. Stories change it as they go.
 #[derive(Debug, Clone)]
@@ -47,6 +49,10 @@ pub struct Nature {
     pub at_most: usize,
     /// A budget of launches.
     pub launch_tokens: Option<Arc<Tokens>>,
+    /// So many starts are refused: there is no room.
+    pub no_room: u32,
+    /// So many stops fail.
+    pub stops_fail: u32,
 }
 
 /// Two a second, ten saved up.
@@ -85,6 +91,8 @@ impl Default for Nature {
             no_agents: false,
             at_most: usize::MAX,
             launch_tokens: None,
+            no_room: 0,
+            stops_fail: 0,
         }
     }
 }
@@ -92,6 +100,10 @@ impl Default for Nature {
 struct Held {
     machine: Machine,
     agent: Option<AbortHandle>,
+    /// What its runner does.
+    job: Option<JobId>,
+    /// Its agent has found a hand-over.
+    taken: bool,
 }
 
 /// Every machine there ever was.
@@ -143,6 +155,13 @@ impl Machines {
         self.all().into_iter().filter(|m| !m.state.is_gone()).map(|m| m.key).collect()
     }
 
+    /// The same without spares that wait.
+    pub fn working(&self) -> Vec<RunnerKey> {
+        let held = self.held.lock().unwrap();
+        let works = |held: &&Held| !held.machine.state.is_gone() && (held.taken || held.machine.launch_id.is_some());
+        held.values().filter(works).map(|held| held.machine.key.clone()).collect()
+    }
+
     /// Everything that was asked for.
     pub fn orders(&self) -> Vec<Order> {
         self.orders.lock().unwrap().clone()
@@ -152,10 +171,83 @@ impl Machines {
     pub fn vanish(&self, key: &RunnerKey) {
         if let Some(held) = self.held.lock().unwrap().get_mut(key) {
             held.machine.state = MachineState::Terminated;
+            held.job = None;
             if let Some(agent) = held.agent.take() {
                 agent.abort();
             }
         }
+    }
+
+    /// Another machine of a pool, that waits for work: running, or stopped.
+    pub fn spare(self: &Arc<Self>, pool: &str, state: MachineState) -> RunnerKey {
+        let key = {
+            let mut held = self.held.lock().unwrap();
+            let key = RunnerKey::new(format!("i-{:017x}", held.len() + 1));
+            let machine = Machine {
+                key: key.clone(),
+                state: MachineState::Pending,
+                instance_type: "c7g.large".to_owned(),
+                zone: Some("z-1a".to_owned()),
+                spot: false,
+                arch: Some(Arch::Arm64),
+                image: None,
+                // Booted, and found ready, some time ago.
+                launched_at: self.clock.now().checked_sub(SignedDuration::from_mins(5)).unwrap(),
+                ended_at: None,
+                launch_id: None,
+                tags: BTreeMap::from([
+                    (tags::MANAGED.to_owned(), "true".to_owned()),
+                    (tags::POOL.to_owned(), pool.to_owned()),
+                ]),
+            };
+            held.insert(key.clone(), Held { machine, agent: None, job: None, taken: false });
+            key
+        };
+        match state {
+            MachineState::Running => self.boot(&key),
+            other => self.held.lock().unwrap().get_mut(&key).unwrap().machine.state = other,
+        }
+        key
+    }
+
+    pub fn get(&self, key: &RunnerKey) -> Machine {
+        self.held.lock().unwrap()[key].machine.clone()
+    }
+
+    /// The job its runner does.
+    fn job_on(&self, key: &RunnerKey) -> Option<JobId> {
+        self.held.lock().unwrap().get(key).and_then(|held| held.job)
+    }
+
+    fn start(self: &Arc<Self>, key: &RunnerKey) -> Result<(), Error> {
+        let refused = |nature: &mut Nature| nature.no_room.checked_sub(1).map(|left| nature.no_room = left);
+        let stopped =
+            self.held.lock().unwrap().get(key).is_some_and(|held| held.machine.state == MachineState::Stopped);
+        if stopped && refused(&mut self.nature.lock().unwrap()).is_some() {
+            return Err(Error::Capacity("no room".to_owned()));
+        }
+        if let Some(held) = self.held.lock().unwrap().get_mut(key).filter(|_| stopped) {
+            held.machine.state = MachineState::Pending;
+            held.machine.launched_at = self.clock.now();
+        }
+        self.boot(key);
+        Ok(())
+    }
+
+    fn stop(&self, key: &RunnerKey) -> Result<(), Error> {
+        let mut nature = self.nature.lock().unwrap();
+        if let Some(left) = nature.stops_fail.checked_sub(1) {
+            nature.stops_fail = left;
+            return busy();
+        }
+        if let Some(held) = self.held.lock().unwrap().get_mut(key).filter(|held| !held.machine.state.is_gone()) {
+            held.machine.state = MachineState::Stopped;
+            (held.job, held.taken) = (None, false);
+            if let Some(agent) = held.agent.take() {
+                agent.abort();
+            }
+        }
+        Ok(())
     }
 
     fn make(self: &Arc<Self>, order: &Order, index: usize) -> Result<Machine, Error> {
@@ -178,20 +270,29 @@ impl Machines {
                 instance_type: order.spec.instance_type.clone(),
                 zone: Some("z-1a".to_owned()),
                 spot: order.spot,
+                arch: None,
+                image: None,
                 launched_at: self.clock.now(),
+                ended_at: None,
                 launch_id: Some(order.launch_id.clone()),
                 tags: BTreeMap::from([
-                    ("runs-fleet:managed".to_owned(), "true".to_owned()),
-                    ("runs-fleet:job-id".to_owned(), order.slots[index].job.to_string()),
+                    (tags::MANAGED.to_owned(), "true".to_owned()),
+                    (tags::JOB_ID.to_owned(), order.members.slots()[index].job.to_string()),
                 ]),
             };
-            held.insert(key, Held { machine: machine.clone(), agent: None });
+            held.insert(key, Held { machine: machine.clone(), agent: None, job: None, taken: false });
             machine
         };
         if nature.runs_from_launch {
             self.boot(&machine.key);
         }
         Ok(machine)
+    }
+
+    fn retag(&self, key: &RunnerKey, change: impl FnOnce(&mut BTreeMap<String, String>)) {
+        if let Some(held) = self.held.lock().unwrap().get_mut(key) {
+            change(&mut held.machine.tags);
+        }
     }
 
     fn boot(self: &Arc<Self>, key: &RunnerKey) {
@@ -217,15 +318,19 @@ impl Machines {
             return self.report(AgentReport::new(key.clone(), AgentStatus::BootstrapFailed)).await;
         }
         let standby = tokio::time::Instant::now();
+        let spare = self.get(key).launch_id.is_none();
         let document = loop {
             if let Some(document) = self.documents.read(key) {
                 break document;
             }
-            if standby.elapsed() > self.nature().patience {
+            if standby.elapsed() > if spare { hours(2) } else { self.nature().patience } {
                 return;
             }
             tokio::time::sleep(seconds(1)).await;
         };
+        if let Some(held) = self.held.lock().unwrap().get_mut(key) {
+            held.taken = true;
+        }
         let job: Option<JobId> = document.job_id.parse().ok();
         let report = |status| {
             let mut report = AgentReport::new(key.clone(), status);
@@ -244,7 +349,7 @@ impl Machines {
         let mut started = report(AgentStatus::Started);
         started.started_at = Some(self.clock.now());
         self.report(started).await;
-        let status = self.listen(&credential).await;
+        let status = self.listen(key, &credential).await;
         if self.nature().hangs_at_the_end {
             return std::future::pending().await;
         }
@@ -257,7 +362,7 @@ impl Machines {
     }
 
     /// The listener: waits for a job, does it, and is gone.
-    async fn listen(&self, credential: &str) -> AgentStatus {
+    async fn listen(&self, key: &RunnerKey, credential: &str) -> AgentStatus {
         let online = tokio::time::Instant::now();
         let mut changes = self.github.changes();
         let mut running: Option<(JobId, tokio::time::Instant, Conclusion)> = None;
@@ -270,9 +375,11 @@ impl Machines {
             match heard {
                 Message::Nothing => {}
                 Message::Job(job) => {
+                    self.works_on(key, Some(job.id));
                     running = Some((job.id, tokio::time::Instant::now() + job.duration, job.outcome));
                 }
                 Message::Cancel => {
+                    self.works_on(key, None);
                     if let Some((id, ..)) = running {
                         let end = |model: &mut simulation::github::model::Model, now| {
                             model.complete(credential, id, Conclusion::Cancelled, now)
@@ -287,6 +394,7 @@ impl Machines {
             match running {
                 Some((id, until, outcome)) if until <= tokio::time::Instant::now() => {
                     let _ = self.github.with(|model, now| model.complete(credential, id, outcome, now));
+                    self.works_on(key, None);
                     return AgentStatus::Success;
                 }
                 Some((_, until, _)) => {
@@ -309,6 +417,12 @@ impl Machines {
         }
     }
 
+    fn works_on(&self, key: &RunnerKey, job: Option<JobId>) {
+        if let Some(held) = self.held.lock().unwrap().get_mut(key) {
+            held.job = job;
+        }
+    }
+
     async fn report(&self, report: AgentReport) {
         let message = queue::Message {
             body: report.encode(),
@@ -324,6 +438,7 @@ impl Machines {
 pub struct ProcessCompute {
     pub process: Arc<Process>,
     pub machines: Arc<Machines>,
+    pub laws: Arc<Laws>,
 }
 
 fn busy<T>() -> Result<T, Error> {
@@ -345,42 +460,66 @@ impl Compute for ProcessCompute {
         self.machines.orders.lock().unwrap().push(order.clone());
         let launch = async {
             let takes = self.machines.nature().launch_takes;
-            let made: Vec<_> = (0..order.slots.len()).map(|index| self.machines.make(order, index)).collect();
+            let made: Vec<_> = (0..order.members.len()).map(|index| self.machines.make(order, index)).collect();
             nap(takes).await;
             made
         };
         self.process
-            .call(Port::Compute, "compute.launch", || order.slots.iter().map(|_| busy()).collect(), launch)
+            .call(Port::Compute, "compute.launch", || (0..order.members.len()).map(|_| busy()).collect(), launch)
             .await
     }
     async fn start(&self, key: &RunnerKey) -> Result<(), Error> {
         let start = async {
-            self.machines.boot(key);
+            let started = self.machines.start(key);
             nap(self.machines.nature().start_takes).await;
-            Ok(())
+            started
         };
         self.process.call(Port::Compute, "compute.start", busy, start).await
     }
-    async fn stop(&self, _key: &RunnerKey) -> Result<(), Error> {
-        Err(Error::Invalid("nothing here is stopped".to_owned()))
+    async fn stop(&self, key: &RunnerKey) -> Result<(), Error> {
+        let stop = async {
+            self.laws.check_stop(key, self.machines.job_on(key));
+            self.machines.stop(key)
+        };
+        self.process.call(Port::Compute, "compute.stop", busy, stop).await
     }
     async fn terminate(&self, key: &RunnerKey) -> Result<(), Error> {
         let terminate = async {
+            self.laws.check_end(key, self.machines.job_on(key));
             self.machines.vanish(key);
             Ok(())
         };
         self.process.call(Port::Compute, "compute.terminate", busy, terminate).await
+    }
+    async fn tag(&self, key: &RunnerKey, tags: &[(String, String)]) -> Result<(), Error> {
+        let tag = async {
+            self.machines.retag(key, |mine| mine.extend(tags.iter().cloned()));
+            Ok(())
+        };
+        self.process.call(Port::Compute, "compute.tag", busy, tag).await
+    }
+    async fn untag(&self, key: &RunnerKey, names: &[&str]) -> Result<(), Error> {
+        let untag = async {
+            self.machines.retag(key, |mine| mine.retain(|name, _| !names.contains(&name.as_str())));
+            Ok(())
+        };
+        self.process.call(Port::Compute, "compute.untag", busy, untag).await
     }
     async fn describe(&self, key: &RunnerKey) -> Result<Option<Machine>, Error> {
         let describe = async { Ok(self.machines.all().into_iter().find(|m| m.key == *key)) };
         self.process.call(Port::Compute, "compute.describe", busy, describe).await
     }
     async fn list(&self, filter: &Filter) -> Result<Vec<Machine>, Error> {
-        let wanted = |m: &Machine| {
-            (filter.include_gone || !m.state.is_gone())
-                && filter.launch_id.as_ref().is_none_or(|launch| m.launch_id.as_ref() == Some(launch))
-        };
-        let list = async { Ok(self.machines.all().into_iter().filter(wanted).collect()) };
+        let list = async { Ok(self.machines.all().into_iter().filter(|machine| filter.admits(machine)).collect()) };
         self.process.call(Port::Compute, "compute.list", busy, list).await
+    }
+    async fn current_image(&self, _arch: Arch) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+    async fn spot_requests(&self) -> Result<Vec<SpotRequest>, Error> {
+        Ok(Vec::new())
+    }
+    async fn cancel_spot_requests(&self, _ids: &[String]) -> Result<(), Error> {
+        Ok(())
     }
 }

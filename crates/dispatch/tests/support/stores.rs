@@ -144,6 +144,10 @@ impl HandOvers {
     pub fn read(&self, key: &RunnerKey) -> Option<Document> {
         self.0.lock().unwrap().get(key).cloned()
     }
+    /// A document that nobody took away.
+    pub fn leave(&self, key: &RunnerKey, document: Document) {
+        self.0.lock().unwrap().insert(key.clone(), document);
+    }
     pub fn keys(&self) -> Vec<RunnerKey> {
         self.0.lock().unwrap().keys().cloned().collect()
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use db::{Jobs, Markers, Memory, Runners, Table};
+use db::pools::PoolConfig;
+use db::{Claims, Jobs, Locks, Markers, Memory, Pools, Runners, Table};
 use dispatch::{Dispatch, Events, Ports, ReportTokens, Reports, Settings, Worker, http, sweeps};
 use domain::clock::{Clock, Rng};
 use domain::gh::Conclusion;
@@ -16,7 +17,8 @@ use github::client::{Client, ClientConfig};
 use github::labels::Aliases;
 use github::mint;
 use github::webhook::Secrets;
-use provider::{Compute, Machine};
+use pools::{Times, WarmPools};
+use provider::{Compute, HandOver, Machine, MachineState};
 use queue::{Consumer, ConsumerConfig, MemoryQueues, Queue, QueueConfig};
 use secrecy::SecretString;
 use simulation::chance::SeededRng;
@@ -217,22 +219,45 @@ impl World {
         };
         let (clock, rng) = (Arc::clone(&self.clock), Arc::clone(&self.rng));
         let client = Client::new(&app, Arc::new(line), Arc::clone(&clock), Arc::clone(&rng)).unwrap();
+        let compute: Arc<dyn Compute> = match &self.cloud {
+            Some(cloud) => Arc::clone(cloud),
+            None => Arc::new(ProcessCompute {
+                process: Arc::clone(&process),
+                machines: Arc::clone(&self.machines),
+                laws: Arc::clone(&self.laws),
+            }),
+        };
+        let hand_over: Arc<dyn HandOver> =
+            Arc::new(ProcessHandOver { process: Arc::clone(&process), documents: Arc::clone(&self.documents) });
+        let jobs = Jobs::new(Arc::clone(&table), Arc::clone(&clock));
+        let pools = WarmPools::new(
+            pools::Ports {
+                pools: Pools::new(Arc::clone(&table), Arc::clone(&clock)),
+                locks: Locks::new(Arc::clone(&table), Arc::clone(&clock)),
+                claims: Claims::new(Arc::clone(&table), Arc::clone(&clock)),
+                jobs: jobs.clone(),
+                compute: Arc::clone(&compute),
+                hand_over: Arc::clone(&hand_over),
+                clock: Arc::clone(&clock),
+                rng: Arc::clone(&rng),
+                metrics: self.metrics.clone(),
+            },
+            pools::Settings {
+                owner: format!("replica-{}", self.boots),
+                zone: jiff::tz::TimeZone::UTC,
+                hot: None,
+                times: Times::PRODUCTION,
+            },
+        );
         let ports = Ports {
-            jobs: Jobs::new(Arc::clone(&table), Arc::clone(&clock)),
+            jobs,
             runners: Runners::new(Arc::clone(&table), Arc::clone(&clock)),
             markers: Markers::new(table, Arc::clone(&clock)),
             main: self.reach(&self.main, &process),
             dead_letters: Some(Arc::clone(&self.dead_letters)),
-            compute: match &self.cloud {
-                Some(cloud) => Arc::clone(cloud),
-                None => {
-                    Arc::new(ProcessCompute { process: Arc::clone(&process), machines: Arc::clone(&self.machines) })
-                }
-            },
-            hand_over: Arc::new(ProcessHandOver {
-                process: Arc::clone(&process),
-                documents: Arc::clone(&self.documents),
-            }),
+            compute,
+            pools: Some(pools),
+            hand_over,
             // As many changes as a story makes; pacing them is the client's own story.
             github: Arc::new(client.with_changes_per_minute(100_000)),
             clock,
@@ -308,9 +333,21 @@ impl World {
         self.github.queue_jobs(labels, 1, seconds(10), Conclusion::Success).1[0]
     }
 
+    /// Another spare of the pool `ci`: a machine that waits for work, running or stopped.
+    pub async fn spare(&self, state: MachineState) -> RunnerKey {
+        let config = PoolConfig { desired_running: 1, ..PoolConfig::default() };
+        // Lost: it is there.
+        let _ = self.pools().create(&"ci".parse().unwrap(), &config).await.unwrap();
+        self.machines.spare("ci", state)
+    }
+
     /// A job that takes long.
     pub fn queue_long_job(&self, takes: Duration) -> JobId {
-        self.github.queue_jobs(&[LABEL], 1, takes, Conclusion::Success).1[0]
+        self.queue_long_job_with(&[LABEL], takes)
+    }
+
+    pub fn queue_long_job_with(&self, labels: &[&str], takes: Duration) -> JobId {
+        self.github.queue_jobs(labels, 1, takes, Conclusion::Success).1[0]
     }
 
     pub fn run_of(&self, job: JobId) -> RunId {
@@ -348,6 +385,11 @@ impl World {
         domain::clock::since(report.started_at.expect("it began"), report.queued_at)
     }
 
+    /// The store of everybody, as nobody's process reaches it.
+    pub fn table(&self) -> Arc<dyn Table> {
+        Arc::clone(&self.table) as Arc<dyn Table>
+    }
+
     pub fn jobs(&self) -> Jobs {
         let table: Arc<dyn Table> = Arc::clone(&self.table) as Arc<dyn Table>;
         Jobs::new(table, Arc::clone(&self.clock))
@@ -361,6 +403,16 @@ impl World {
     pub fn markers(&self) -> Markers {
         let table: Arc<dyn Table> = Arc::clone(&self.table) as Arc<dyn Table>;
         Markers::new(table, Arc::clone(&self.clock))
+    }
+
+    pub fn claims(&self) -> Claims {
+        let table: Arc<dyn Table> = Arc::clone(&self.table) as Arc<dyn Table>;
+        Claims::new(table, Arc::clone(&self.clock))
+    }
+
+    pub fn pools(&self) -> Pools {
+        let table: Arc<dyn Table> = Arc::clone(&self.table) as Arc<dyn Table>;
+        Pools::new(table, Arc::clone(&self.clock))
     }
 
     pub async fn find(&self, job: JobId) -> Option<Job> {
@@ -471,8 +523,8 @@ impl World {
 
     // What must be true.
 
-    /// Everything GitHub queued has been concluded, every record is settled, every machine has ended, nothing is left
-    /// in the queue; and nothing that must never be, ever was.
+    /// Everything GitHub queued has been concluded, every record is settled, every machine but spares that wait has ended,
+    /// nothing is left in the queue; and nothing that must never be, ever was.
     pub async fn settle_down(&self, limit: Duration) {
         self.until("everything is over", limit, async |w| {
             let open = w.github.counters().unsettled() > 0;
@@ -481,7 +533,7 @@ impl World {
                 .await
                 .iter()
                 .all(|job| job.state.is_settled() && job.rerun != Some(domain::job::RerunState::Pending));
-            !open && records && w.machines.live().is_empty() && w.messages().await == 0 && w.reports().await == 0
+            !open && records && w.machines.working().is_empty() && w.messages().await == 0 && w.reports().await == 0
         })
         .await;
         self.must_be_consistent().await;

@@ -14,7 +14,7 @@ pub mod state;
 pub mod timeline;
 pub mod transition;
 
-pub use record::{Job, Lease, RerunState, Sighting};
+pub use record::{Job, Lease, Origin, RerunState, Sighting};
 pub use state::{JobState, Settled};
 pub use timeline::{Milestone, Timeline};
 pub use transition::{AgentWord, Event, FailureClass, Move, transition};

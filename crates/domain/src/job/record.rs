@@ -122,6 +122,28 @@ pub struct Sighting {
     pub completed_at: Option<Timestamp>,
 }
 
+/// Where a job's machine came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// It was launched for the job, or for another one that did not need it any more.
+    ColdStart,
+    /// It was a stopped spare of a pool.
+    WarmPool,
+    /// It was a running spare of a pool.
+    HotPool,
+}
+
+impl Origin {
+    /// The word shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ColdStart => "cold_start",
+            Self::WarmPool => "warm_pool",
+            Self::HotPool => "hot_pool",
+        }
+    }
+}
+
 /// What becomes of a job we lost while GitHub ran it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RerunState {
@@ -184,6 +206,16 @@ impl Job {
     /// Whether this row is bound to `instance`.
     pub fn is_on(&self, instance: &RunnerKey) -> bool {
         self.state.occupies() && self.instance.as_ref() == Some(instance)
+    }
+
+    /// Where its machine came from; `None` while it has none.
+    pub fn origin(&self) -> Option<Origin> {
+        self.instance.as_ref()?;
+        Some(match (self.hot_pool_hit, self.warm_pool_hit) {
+            (true, _) => Origin::HotPool,
+            (false, true) => Origin::WarmPool,
+            (false, false) => Origin::ColdStart,
+        })
     }
 
     /// The message for the next dispatch: the accepted one with the record's counters.

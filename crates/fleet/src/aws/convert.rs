@@ -153,6 +153,7 @@ pub(super) fn instance(instance: types::Instance) -> Option<Instance> {
         spot: instance.instance_lifecycle == Some(InstanceLifecycleType::Spot),
         arch: instance.architecture.map(|arch| arch.as_str().to_owned()),
         image: named(instance.image_id),
+        profile: named(instance.iam_instance_profile.and_then(|profile| profile.arn)),
         launched_at: instance.launch_time.and_then(timestamp),
         transition: named(instance.state_transition_reason),
         tags: tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect(),

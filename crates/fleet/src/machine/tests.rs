@@ -9,6 +9,7 @@ fn instance(state: &str, transition: &str) -> Instance {
         spot: false,
         arch: Some("x86_64".to_owned()),
         image: Some("ami-1".to_owned()),
+        profile: None,
         launched_at: None,
         transition: Some(transition.to_owned()),
         tags: Default::default(),

@@ -15,7 +15,7 @@ use github::mint::runner_key_candidates;
 use telemetry::metrics::HousekeepingAction;
 
 use crate::context::{Error, Housekeeping};
-use crate::evidence::{Existence, Verdict};
+use crate::evidence::{Existence, Verdict, is_instance_id};
 use crate::run::Run;
 
 #[cfg(test)]
@@ -33,6 +33,11 @@ const SURE: Duration = Duration::from_secs(600);
 /// Whether a name is one that we give.
 fn is_ours(name: &str) -> bool {
     name.starts_with("runs-fleet-runner-") || name.starts_with("runs-fleet-i-")
+}
+
+/// The machines a name may mean. One that can be read as a machine of EC2 is hardly anything else.
+fn machines_named(name: &str) -> impl Iterator<Item = RunnerKey> {
+    runner_key_candidates(name).into_iter().filter(is_instance_id)
 }
 
 /// Whether a registration seen offline and idle for so long is over. `row` is its runner's record, `machines` the
@@ -111,7 +116,7 @@ impl Housekeeping {
         }
         let (dead, sure) = (self.settings.dead_age(), SURE);
         let asked = offline.iter().filter(|(_, seen)| (sure..dead).contains(seen));
-        let keys: Vec<RunnerKey> = asked.flat_map(|(view, _)| runner_key_candidates(&view.name)).collect();
+        let keys: Vec<RunnerKey> = asked.flat_map(|(view, _)| machines_named(&view.name)).collect();
         let machines = self.existence(&keys).await;
         for (view, seen) in offline {
             if !run.goes_on() {
@@ -149,7 +154,7 @@ impl Housekeeping {
                 .or(found
                     .filter(|row| row.repo == *repo && row.id.is_none_or(|id| id == view.id || row.name != view.name)));
         }
-        let known: Vec<Existence> = candidates.iter().filter_map(|key| machines.get(key).cloned()).collect();
+        let known: Vec<Existence> = machines_named(&view.name).filter_map(|key| machines.get(&key).cloned()).collect();
         let verdict = verdict(&view.name, seen, row.as_ref(), &known, self.settings.dead_age());
         if verdict != Verdict::Act || run.ask.dry_run {
             return Ok(Some(verdict));

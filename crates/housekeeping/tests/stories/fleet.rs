@@ -149,7 +149,8 @@ impl Compute for Fleet {
         })?;
         let mut machines = self.machines.lock().unwrap();
         let wanted = |(machine, which): &&(Machine, Which)| {
-            *which == filter.which && (filter.include_gone || !machine.state.is_gone())
+            let pool = filter.pool.as_ref().is_none_or(|pool| machine.pool() == Some(pool.as_str()));
+            *which == filter.which && pool && (filter.include_gone || !machine.state.is_gone())
         };
         let found = machines.values().filter(wanted).map(|(machine, _)| machine.clone()).collect();
         if let Some(happen) = self.after_list.lock().unwrap().as_mut() {

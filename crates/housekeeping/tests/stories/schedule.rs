@@ -7,7 +7,7 @@ use coordinator::{Coordinator, Mono, Parts, Timings, while_leading};
 use db::tasks::Ended;
 use domain::clock::SignedDuration;
 use housekeeping::{Housekeeping, Task};
-use provider::{Compute, MachineState};
+use provider::{Compute, MachineState, tags};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,6 @@ impl Mono for Virtual {
 
 /// A replica that runs for election, and keeps house while it leads.
 struct Replica {
-    keeper: Arc<Housekeeping>,
     coordinator: Arc<Coordinator>,
     stop: CancellationToken,
     work: JoinSet<()>,
@@ -58,11 +57,11 @@ impl Replica {
 
     fn over(keeper: Arc<Housekeeping>, coordinator: Arc<Coordinator>, boot: Option<Boot>) -> Self {
         let (stop, mut work) = (CancellationToken::new(), JoinSet::new());
-        let (led, lead, until) = (Arc::clone(&coordinator), Arc::clone(&keeper), stop.clone());
+        let (led, until) = (Arc::clone(&coordinator), stop.clone());
         work.spawn(async move {
-            while_leading(&led, until, move |term| Arc::clone(&lead).lead(term)).await;
+            while_leading(&led, until, move |term| Arc::clone(&keeper).lead(term)).await;
         });
-        Self { keeper, coordinator, stop, work, _boot: boot }
+        Self { coordinator, stop, work, _boot: boot }
     }
 
     /// SIGTERM.
@@ -219,5 +218,30 @@ async fn three_tasks_run_at_once_and_of_those_that_read_the_jobs_one() {
     }
     assert_eq!(most, 3);
     yard.fleet.gate.add_permits(1_000_000);
+    replica.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_no_job_uses_is_removed_by_the_leader_and_by_nobody_else() {
+    let yard = Yard::new();
+    let (unused, used) = (yard.pool("unused").await, yard.pool("used").await);
+    let spare = yard.fleet.add(1, MachineState::Stopped, yard.clock.now(), &[(tags::POOL, "unused")]);
+    yard.fleet.add(2, MachineState::Stopped, yard.clock.now(), &[(tags::POOL, "used")]);
+    yard.pass(minutes(250)).await;
+    assert!(yard.pools().touch(&used).await.unwrap().is_applied());
+    let rehearsed = yard.rehearse(Task::EphemeralPoolCleanup).await;
+    assert_eq!(rehearsed.items.keys().collect::<Vec<_>>(), ["unused"]);
+    assert_eq!(yard.runs_well(Task::EphemeralPoolCleanup).await, 0, "whoever runs it does not lead");
+    assert!(yard.pools().get(&unused).await.unwrap().is_some());
+
+    yard.pass(minutes(62)).await;
+    let replica = alone(&yard);
+    replica.coordinator.start().await.unwrap();
+    yard.pass(minutes(2)).await;
+    assert_eq!(yard.pools().get(&unused).await.unwrap(), None);
+    assert!(yard.pools().get(&used).await.unwrap().is_some());
+    assert_eq!(yard.fleet.ended(), [spare]);
+    assert!(yard.shows("housekeeping_actions_total{action=\"ephemeral_pools\"} 1"));
+
     replica.end().await;
 }

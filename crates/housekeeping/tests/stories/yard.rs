@@ -169,6 +169,11 @@ impl Yard {
         assert!(self.world.runners().write(None, runner).await.unwrap().is_applied());
     }
 
+    /// What housekeeping here runs on.
+    pub fn ports(&self) -> Ports {
+        ports(&self.boot, &self.table, None)
+    }
+
     pub async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
@@ -190,14 +195,17 @@ pub fn keeper(
     settings: Settings,
     archive: Option<Arc<dyn BlobStore>>,
 ) -> Arc<Housekeeping> {
+    Housekeeping::new(ports(boot, table, archive), settings)
+}
+
+fn ports(boot: &Boot, table: &Arc<dyn Table>, archive: Option<Arc<dyn BlobStore>>) -> Ports {
     let clock = &boot.dispatch.ports().clock;
-    let ports = Ports {
+    Ports {
         dispatch: Arc::clone(&boot.dispatch),
         tasks: Tasks::new(Arc::clone(table), Arc::clone(clock)),
         locks: Locks::new(Arc::clone(table), Arc::clone(clock)),
         claims: Claims::new(Arc::clone(table), Arc::clone(clock)),
         pools: Arc::new(Pools::new(Arc::clone(table), Arc::clone(clock))),
         archive,
-    };
-    Housekeeping::new(ports, settings)
+    }
 }

@@ -27,6 +27,8 @@ prop_compose! {
         (busy, taken) in (prop::bool::weighted(0.15), prop::bool::weighted(0.1)),
         probed in prop::sample::select(vec![Probed::Free, Probed::Free, Probed::Free, Probed::Handed, Probed::Unknown]),
     ) -> Known {
+        // Spot capacity is never stopped.
+        let spot = spot && matches!(state, Pending | Running);
         let machine = Machine { spot, ..machine(&format!("i-{index:02}"), state, ago) };
         let machine = if assigned { tagged(machine, tags::ASSIGNED, "true") } else { machine };
         Known { machine, busy, taken, probed, idle_since: idle.map(|idle| at(NOW - idle)) }
@@ -101,7 +103,10 @@ fn after(world: &[Known], plan: &Plan, steps: &[Step]) -> Vec<Known> {
             for known in world.iter_mut().filter(|known| known.machine.key == *key) {
                 known.machine.state = state;
                 if state == Pending {
+                    // It is cleared of what it was given before, in fact and in its tags.
                     known.machine.launched_at = now();
+                    known.machine.tags.remove(tags::ASSIGNED);
+                    known.probed = Probed::Free;
                 }
             }
         };

@@ -7,8 +7,12 @@
 //!                       runner/        the Actions runner (RUNS_FLEET_RUNNER_DIR)
 //! ```
 //!
+//! A spare of a warm pool is an agent without a hand-over. It is spawned with its directory, as an instance boots with
+//! its launch; a stop suspends its processes and a start lets them run on.
+//!
 //! Properties wanted: an agent survives the orchestrator, which finds it again on disk; a launch or start that is
-//! repeated, also by the next orchestrator, never makes a second agent; a terminated machine leaves no process.
+//! repeated, also by the next orchestrator, never makes a second agent; a terminated machine leaves no process; what is
+//! recorded as running is not suspended.
 //!
 //! Races survived:
 //!
@@ -17,6 +21,9 @@
 //! * *Start against terminate, exit against terminate.* One gate per machine orders them.
 //! * *Death between directory and record.* The key follows from launch id and index, so the repeated launch fills the
 //!   same directory; if nobody repeats it, opening the root removes it.
+//! * *Death between directory and spawn of a spare.* Nobody will start it: opening the root ends it.
+//! * *Death inside a stop or a start.* A stop is recorded before, and a start after the signals, so that at worst a
+//!   machine runs that is recorded as stopped; its next start finds it running.
 //! * *Pid reuse.* See [`processes`].
 //!
 //! Nothing polls: our own children are awaited, and a machine inherited from a previous orchestrator is looked at
@@ -24,11 +31,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,37 +43,16 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::agent;
+use super::disk::{blocking, discard, failed};
 use super::record::{Record, Stage, read_dirs};
-use crate::compute::{Compute, Error, Filter, Machine, Order, SpotRequest};
+use crate::compute::{Compute, Error, Filter, Machine, MachineState, Order, SpotRequest};
 use crate::files;
-use crate::processes::{self, MARKER, Members, ProcessId};
+use crate::processes::{self, ProcessId};
 use crate::tags;
 
-/// How long a terminate may take to see the last process gone.
-const TERMINATE_WITHIN: Duration = Duration::from_secs(10);
-
-/// What an agent gets of the orchestrator's environment. Everything else there is none of a job's business.
-const INHERITED: [&str; 19] = [
-    "ALL_PROXY",
-    "DOCKER_HOST",
-    "HOME",
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
-    "LANG",
-    "LC_ALL",
-    "LOGNAME",
-    "NO_PROXY",
-    "PATH",
-    "SHELL",
-    "SSL_CERT_FILE",
-    "TMPDIR",
-    "TZ",
-    "USER",
-    "XDG_RUNTIME_DIR",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-];
+/// How long a terminate or a stop may take to see the last process gone or suspended.
+const SIGNAL_WITHIN: Duration = Duration::from_secs(10);
 
 /// How local machines are run.
 #[derive(Debug, Clone)]
@@ -162,7 +144,21 @@ impl ProcessCompute {
         let inner =
             Inner { settings, machines, clock, slots: Mutex::new(slots), launching: tokio::sync::Mutex::new(()) };
         inner.prune().await;
-        Ok(Self { inner: Arc::new(inner), watchers: Mutex::new(JoinSet::new()) })
+        let compute = Self { inner: Arc::new(inner), watchers: Mutex::new(JoinSet::new()) };
+        compute.end_unborn().await;
+        Ok(compute)
+    }
+
+    /// Ends spares that the previous process made directories for and did not live to spawn.
+    async fn end_unborn(&self) {
+        let slots: Vec<Arc<Slot>> = lock(&self.inner.slots).values().cloned().collect();
+        for record in slots.iter().map(|slot| slot.record()) {
+            if record.is_spare() && record.state == Stage::Launched {
+                self.terminate(&record.key).await.unwrap_or_else(|error| {
+                    warn!(key = %record.key, %error, "a spare that was never spawned could not be ended");
+                });
+            }
+        }
     }
 
     /// Removes ended machines that are older or more than `Settings::keep` allows. Also done by itself whenever an
@@ -177,13 +173,32 @@ impl ProcessCompute {
     }
 }
 
+impl ProcessCompute {
+    /// Starts a spare that was just launched. One that does not start will not be started by anybody else.
+    async fn boot(&self, key: &RunnerKey) -> Result<Machine, Error> {
+        if let Err(error) = self.start(key).await {
+            self.terminate(key).await?;
+            return Err(error);
+        }
+        let gone = || Error::Transient(format!("machine {key} is gone"));
+        self.describe(key).await?.ok_or_else(gone)
+    }
+}
+
 #[async_trait]
 impl Compute for ProcessCompute {
     async fn launch(&self, order: &Order) -> Vec<Result<Machine, Error>> {
         let _one_at_a_time = self.inner.launching.lock().await;
         let mut results = Vec::with_capacity(order.members.len());
         for index in 0..order.members.len() {
-            results.push(self.inner.launch(order, index).await);
+            let mut launched = self.inner.launch(order, index).await;
+            if let Ok(machine) = &mut launched
+                && machine.launch_id.is_none()
+                && machine.state == MachineState::Pending
+            {
+                launched = self.boot(&machine.key).await;
+            }
+            results.push(launched);
         }
         results
     }
@@ -193,19 +208,28 @@ impl Compute for ProcessCompute {
         let _gate = slot.gate.lock().await;
         let mut record = slot.record();
         match record.state {
+            _ if record.is_spare() && record.is_over() => {
+                return Err(Error::Transient(format!("machine {key} is gone")));
+            }
             Stage::Started => return Ok(()),
             Stage::Terminated if record.process.is_some() => return Ok(()),
             Stage::Terminated => return Err(Error::Invalid(format!("machine {key} is terminated"))),
+            Stage::Stopped => return self.inner.resume(&slot).await,
             Stage::Launched => {}
         }
-        let adopted = if slot.inherited { already_running(key).await? } else { None };
+        let adopted = if slot.inherited { agent::already_running(key).await? } else { None };
         let child = match adopted {
             Some(process) => {
                 record.process = Some(process);
                 None
             }
             None => {
-                let child = self.inner.spawn(key)?;
+                let child = agent::spawn(
+                    &self.inner.settings,
+                    &self.inner.machines.join(key.as_str()),
+                    key,
+                    record.is_spare(),
+                )?;
                 record.process = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(ProcessId::of);
                 Some(child)
             }
@@ -231,7 +255,27 @@ impl Compute for ProcessCompute {
     }
 
     async fn stop(&self, key: &RunnerKey) -> Result<(), Error> {
-        Err(Error::Invalid(format!("local machine {key} cannot be stopped, only terminated")))
+        let Some(slot) = self.inner.slot(key) else { return Ok(()) };
+        let gate = slot.gate.lock().await;
+        let mut record = slot.record();
+        if record.is_over() {
+            return Ok(());
+        }
+        if record.spot {
+            drop(gate);
+            return self.terminate(key).await;
+        }
+        match record.state {
+            Stage::Launched => return Err(Error::Transient(format!("machine {key} is still being launched"))),
+            Stage::Started => {
+                record.state = Stage::Stopped;
+                self.inner.save(&slot, record.clone()).await?;
+            }
+            Stage::Stopped | Stage::Terminated => {}
+        }
+        processes::suspend(&record.members(), SIGNAL_WITHIN).await.map_err(|going| survived(key, going))?;
+        info!(%key, "machine stopped");
+        Ok(())
     }
 
     async fn terminate(&self, key: &RunnerKey) -> Result<(), Error> {
@@ -240,10 +284,7 @@ impl Compute for ProcessCompute {
         let mut record = slot.record();
         // Also when the agent ended by itself: a job may have left something behind.
         if record.state != Stage::Launched || slot.inherited {
-            let members = Members { session: record.process, marker: Some(key.to_string()) };
-            processes::end(&members, TERMINATE_WITHIN)
-                .await
-                .map_err(|survivors| Error::Transient(format!("machine {key}: {survivors}")))?;
+            processes::end(&record.members(), SIGNAL_WITHIN).await.map_err(|going| survived(key, going))?;
         }
         if record.state == Stage::Terminated {
             return Ok(());
@@ -302,12 +343,13 @@ impl Inner {
         if let Some(slot) = self.slot(&key) {
             return Ok(slot.record().machine());
         }
+        let for_jobs = order.members.pool().is_none();
         let record = Record {
             key: key.clone(),
             state: Stage::Launched,
             launch_id: order.launch_id.clone(),
             instance_type: order.spec.instance_type.clone(),
-            spot: order.spot,
+            spot: order.spot && for_jobs,
             job: order.members.slots().get(index).map(|slot| slot.job),
             tags: tags_of(order, index),
             launched_at: self.clock.now(),
@@ -323,36 +365,17 @@ impl Inner {
         Ok(machine)
     }
 
-    /// Spawns the agent. It starts a session of its own first thing, which is what lets it survive us.
-    fn spawn(&self, key: &RunnerKey) -> Result<tokio::process::Child, Error> {
-        let dir = self.machines.join(key.as_str());
-        let log = OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join("agent.log"));
-        let log = log.map_err(|error| failed(&error))?;
-        let errors = log.try_clone().map_err(|error| failed(&error))?;
-        let mut command = tokio::process::Command::new(&self.settings.program);
-        command.args(&self.settings.args).env_clear();
-        for name in INHERITED {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
+    /// Lets a stopped machine run on.
+    async fn resume(&self, slot: &Slot) -> Result<(), Error> {
+        let mut record = slot.record();
+        let members = record.members();
+        if blocking(move || Ok(processes::resume(&members))).await? == 0 {
+            return Err(Error::Transient(format!("machine {} is gone", record.key)));
         }
-        command
-            .env("RUNS_FLEET_STATE_DIR", &dir)
-            .env("RUNS_FLEET_RUNNER_DIR", dir.join("runner"))
-            .envs(&self.settings.env)
-            .env("RUNS_FLEET_BACKEND", "local")
-            .env("RUNS_FLEET_INSTANCE_ID", key.as_str())
-            .env(MARKER, key.as_str())
-            .current_dir(&dir)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors);
-        command.spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => {
-                Error::Capacity(format!("no process for machine {key}: {error}"))
-            }
-            _ => Error::Deployment(format!("the agent cannot be started: {error}")),
-        })
+        record.state = Stage::Started;
+        record.launched_at = self.clock.now();
+        info!(key = %record.key, "machine started");
+        self.save(slot, record).await
     }
 
     /// Records that the agent of `slot` has ended.
@@ -409,6 +432,10 @@ impl Inner {
     }
 }
 
+fn survived(key: &RunnerKey, going: processes::Survivors) -> Error {
+    Error::Transient(format!("machine {key}: {going}"))
+}
+
 fn tags_of(order: &Order, index: usize) -> BTreeMap<String, String> {
     let mut tags = BTreeMap::from([(tags::MANAGED.to_owned(), "true".to_owned())]);
     let pool = order.members.pool().or(order.spec.pool.as_ref());
@@ -428,52 +455,6 @@ fn key(machines: &Path, launch_id: &LaunchId, index: usize) -> RunnerKey {
     let mut key = format!("i-{}", hex::encode(digest));
     key.truncate(19);
     RunnerKey::new(key)
-}
-
-/// The agent of `key` that a previous orchestrator spawned without living to record it: the first process that got
-/// the marker.
-async fn already_running(key: &RunnerKey) -> Result<Option<ProcessId>, Error> {
-    let members = Members { session: None, marker: Some(key.to_string()) };
-    blocking(move || Ok(processes::find(&members))).await.map(|found| {
-        let first = found.into_iter().min_by_key(|found| (found.id.start_time, found.id.pid));
-        first.map(|found| found.id)
-    })
-}
-
-/// Removes a machine's directory, unless something of that machine still lives.
-async fn discard(dir: PathBuf) {
-    let removed = blocking(move || {
-        let key = dir.file_name().map(|name| name.to_string_lossy().into_owned());
-        let alive = !processes::find(&Members { session: None, marker: key }).is_empty();
-        if alive { Ok(()) } else { remove_tree(&dir) }
-    });
-    if let Err(error) = removed.await {
-        warn!(%error, "a machine's directory could not be removed");
-    }
-}
-
-fn remove_tree(dir: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| failed(&error)),
-        Err(_) => Err(Error::Transient("the file operation was abandoned".to_owned())),
-    }
-}
-
-fn failed(error: &io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Capacity(error.to_string()),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory | io::ErrorKind::ReadOnlyFilesystem => {
-            Error::Deployment(error.to_string())
-        }
-        _ => Error::Transient(error.to_string()),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

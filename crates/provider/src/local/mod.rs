@@ -3,6 +3,8 @@
 //! * [`ProcessCompute`] — the machines.
 //! * [`FileHandOver`] — what is handed over to them.
 
+mod agent;
+mod disk;
 mod handover;
 mod machines;
 mod record;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compute::{Machine, MachineState};
 use crate::files;
-use crate::processes::ProcessId;
+use crate::processes::{Members, ProcessId};
 
 /// How far a machine came, as far as its directory knows. Whether a started one still runs, only `/proc` knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub enum Stage {
     Launched,
     /// The agent was spawned.
     Started,
+    /// The agent, and whatever it started, is suspended.
+    Stopped,
     /// The agent ended, or the machine was terminated.
     Terminated,
 }
@@ -37,11 +39,11 @@ pub struct Record {
     pub instance_type: String,
     /// What was asked for.
     pub spot: bool,
-    /// The job it was launched for.
+    /// The job it was launched for; a spare of a pool has none.
     pub job: Option<JobId>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
-    /// When the directory was made.
+    /// When the directory was made, or the machine was started after a stop.
     pub launched_at: Timestamp,
     /// When the agent was spawned, epoch milliseconds.
     pub spawned_at_ms: Option<i64>,
@@ -56,9 +58,19 @@ impl Record {
     pub fn is_over(&self) -> bool {
         match self.state {
             Stage::Launched => false,
-            Stage::Started => !self.process.is_some_and(ProcessId::is_alive),
+            Stage::Started | Stage::Stopped => !self.process.is_some_and(ProcessId::is_alive),
             Stage::Terminated => true,
         }
+    }
+
+    /// Whether it is nobody's, but a pool's.
+    pub(super) fn is_spare(&self) -> bool {
+        self.job.is_none()
+    }
+
+    /// Its processes.
+    pub(super) fn members(&self) -> Members {
+        Members { session: self.process, marker: Some(self.key.to_string()) }
     }
 
     /// The machine as the port shows it.
@@ -68,6 +80,7 @@ impl Record {
             state: match self.state {
                 _ if self.is_over() => MachineState::Terminated,
                 Stage::Launched => MachineState::Pending,
+                Stage::Stopped => MachineState::Stopped,
                 Stage::Started | Stage::Terminated => MachineState::Running,
             },
             instance_type: self.instance_type.clone(),

@@ -16,6 +16,7 @@ use super::{FileHandOver, Keep, ProcessCompute, Settings, Stage, read_machines};
 use crate::compute::{self, Compute, Error, Filter, MachineState, Order, Slot};
 use crate::handover::{self, HandOver};
 use crate::processes::{Members, ProcessId, find};
+use crate::tags;
 
 /// A clock that is set by hand.
 #[derive(Clone)]
@@ -234,7 +235,7 @@ async fn what_never_started_ends_without_a_process() {
     assert_eq!(state(&compute, &key).await, MachineState::Terminated);
     assert!(matches!(compute.start(&key).await, Err(Error::Invalid(_))));
     assert!(matches!(compute.start(&"i-unknown".into()).await, Err(Error::Invalid(_))));
-    assert!(matches!(compute.stop(&key).await, Err(Error::Invalid(_))));
+    assert_eq!(compute.stop(&key).await, Ok(()), "nothing of it runs");
 }
 
 #[tokio::test]
@@ -315,6 +316,158 @@ async fn a_reused_pid_is_somebody_else() {
     crate::processes::end(&session(id), Duration::from_secs(30)).await.unwrap();
     assert!(!id.is_alive());
     other.wait().unwrap();
+}
+
+/// An order for spares. Their program writes a line whenever it gets to.
+fn spares(launch: &str, count: usize) -> Order {
+    let members = compute::Members::Pool { pool: "fast".parse().unwrap(), count };
+    Order { members, ..order(launch, &[]) }
+}
+
+const TICKS: &str = "setsid sh -c 'while :; do echo child >> child.log; sleep 0.02; done' &
+                     while :; do echo tick; sleep 0.02; done";
+
+async fn spare(compute: &ProcessCompute, launch: &str) -> RunnerKey {
+    compute.launch(&spares(launch, 1)).await.remove(0).unwrap().key
+}
+
+/// Whether both processes of a ticking machine write.
+async fn ticks(root: &Path, key: &RunnerKey) -> bool {
+    let size = |name: &str| read(root, key, name).map_or(0, |text| text.len());
+    let before = (size("agent.log"), size("child.log"));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    size("agent.log") > before.0 && size("child.log") > before.1
+}
+
+fn states(key: &RunnerKey) -> Vec<char> {
+    let found = find(&Members { session: None, marker: Some(key.to_string()) });
+    let state = |id: ProcessId| procfs::process::Process::new(id.pid).and_then(|process| process.stat()).unwrap().state;
+    found.into_iter().map(|found| state(found.id)).collect()
+}
+
+#[tokio::test]
+async fn a_spare_runs_from_its_launch_and_is_nobodys() {
+    let root = TempDir::new().unwrap();
+    let compute = open(root.path(), "env > env.part; mv env.part env; exec sleep 1000").await;
+    let machines: Vec<_> = compute.launch(&spares("p", 2)).await.into_iter().map(Result::unwrap).collect();
+    for machine in &machines {
+        assert_eq!((machine.state, machine.spot, machine.pool()), (MachineState::Running, false, Some("fast")));
+        assert!(machine.launch_id.is_none() && !machine.is_assigned());
+    }
+    let again: Vec<_> = compute.launch(&spares("p", 2)).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(machines, again, "a repeated order makes no third");
+    until("the agent", async || read(root.path(), &machines[0].key, "env").is_some()).await;
+    compute.start(&machines[0].key).await.unwrap();
+    assert_eq!(marked(&machines[0].key), 1);
+    let filter = Filter { pool: "fast".parse().ok(), ..Filter::default() };
+    assert_eq!(compute.list(&filter).await.unwrap().len(), 2);
+    let other = Filter { pool: "slow".parse().ok(), ..Filter::default() };
+    assert_eq!(compute.list(&other).await.unwrap(), []);
+    for machine in machines {
+        compute.terminate(&machine.key).await.unwrap();
+        assert!(matches!(compute.start(&machine.key).await, Err(Error::Transient(_))), "no job is to wait for it");
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_machine_does_nothing_until_it_is_started_and_then_goes_on() {
+    let root = TempDir::new().unwrap();
+    let clock = Hand(Arc::new(Mutex::new(Timestamp::from_second(1_000_000).unwrap())));
+    let compute = open_with(root.path(), TICKS, Keep::default(), Arc::new(clock.clone())).await;
+    let key = spare(&compute, "p").await;
+    until("both", async || ticks(root.path(), &key).await).await;
+    for _ in 0..2 {
+        compute.stop(&key).await.unwrap();
+        assert_eq!(state(&compute, &key).await, MachineState::Stopped);
+        assert!(states(&key).iter().all(|state| *state == 'T'), "{:?}", states(&key));
+    }
+    assert!(!ticks(root.path(), &key).await);
+
+    // The next orchestrator finds it as it is.
+    drop(compute);
+    let next = open_with(root.path(), TICKS, Keep::default(), Arc::new(clock.clone())).await;
+    assert_eq!(state(&next, &key).await, MachineState::Stopped);
+    *clock.0.lock().unwrap() += domain::clock::SignedDuration::from_secs(500);
+    for _ in 0..2 {
+        next.start(&key).await.unwrap();
+        assert_eq!(state(&next, &key).await, MachineState::Running);
+    }
+    assert_eq!(next.describe(&key).await.unwrap().unwrap().launched_at, clock.now(), "as EC2 counts it");
+    until("both again", async || ticks(root.path(), &key).await).await;
+
+    next.stop(&key).await.unwrap();
+    next.terminate(&key).await.unwrap();
+    assert_eq!((state(&next, &key).await, marked(&key)), (MachineState::Terminated, 0));
+}
+
+#[tokio::test]
+async fn a_stopped_machine_that_died_is_gone() {
+    let root = TempDir::new().unwrap();
+    let compute = open(root.path(), "exec sleep 1000").await;
+    let key = spare(&compute, "p").await;
+    compute.stop(&key).await.unwrap();
+    let members = Members { session: None, marker: Some(key.to_string()) };
+    crate::processes::end(&members, Duration::from_secs(30)).await.unwrap();
+    until("the end", async || state(&compute, &key).await == MachineState::Terminated).await;
+    assert!(matches!(compute.start(&key).await, Err(Error::Transient(_))));
+    compute.stop(&key).await.unwrap();
+    assert_eq!(state(&compute, &key).await, MachineState::Terminated);
+}
+
+#[tokio::test]
+async fn a_spot_machine_is_not_stopped_but_ended() {
+    let root = TempDir::new().unwrap();
+    let compute = open(root.path(), "exec sleep 1000").await;
+    let key = started(&compute, "l").await;
+    compute.stop(&key).await.unwrap();
+    assert_eq!((state(&compute, &key).await, marked(&key)), (MachineState::Terminated, 0));
+    compute.stop(&"i-unknown".into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn spares_that_were_never_spawned_do_not_stay() {
+    let root = TempDir::new().unwrap();
+    let compute = open(root.path(), "exec sleep 1000").await;
+    let key = spare(&compute, "p").await;
+    // As if the orchestrator had died before the spawn was recorded.
+    let path = root.path().join("machines").join(key.as_str()).join("machine.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    record["state"] = "launched".into();
+    record["process"] = serde_json::Value::Null;
+    std::fs::write(&path, record.to_string()).unwrap();
+    let next = open(root.path(), "exec sleep 1000").await;
+    assert_eq!((state(&next, &key).await, marked(&key)), (MachineState::Terminated, 0));
+
+    let settings = Settings {
+        root: root.path().to_owned(),
+        program: "/nowhere/agent".into(),
+        args: Vec::new(),
+        env: BTreeMap::new(),
+        keep: Keep::default(),
+    };
+    let broken = ProcessCompute::open(settings, Arc::new(SystemClock)).await.unwrap();
+    assert!(matches!(broken.launch(&spares("q", 1)).await.remove(0), Err(Error::Deployment(_))));
+    assert_eq!(broken.list(&Filter::default()).await.unwrap(), [], "nobody would start it later");
+}
+
+#[tokio::test]
+async fn tags_are_kept_and_can_be_taken_away() {
+    let root = TempDir::new().unwrap();
+    let compute = open(root.path(), "exec sleep 1000").await;
+    let key = spare(&compute, "p").await;
+    let assigned =
+        [(tags::ASSIGNED, "true"), (tags::JOB_ID, "7")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    for _ in 0..2 {
+        compute.tag(&key, &assigned).await.unwrap();
+    }
+    let next = open(root.path(), "exec sleep 1000").await;
+    let machine = next.describe(&key).await.unwrap().unwrap();
+    assert!(machine.is_assigned() && machine.tags[tags::JOB_ID] == "7");
+    for _ in 0..2 {
+        next.untag(&key, &[tags::ASSIGNED, tags::JOB_ID]).await.unwrap();
+    }
+    assert!(!next.describe(&key).await.unwrap().unwrap().is_assigned());
+    next.terminate(&key).await.unwrap();
 }
 
 fn session(id: ProcessId) -> Members {

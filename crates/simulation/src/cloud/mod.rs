@@ -304,6 +304,7 @@ impl State {
                         let value = match name.strip_prefix("tag:") {
                             Some(key) => instance.tags.get(key),
                             None if name == "instance-id" => Some(&instance.id),
+                            None if name == "iam-instance-profile.arn" => instance.profile.as_ref(),
                             None => (name == "instance-state-name").then_some(&instance.state),
                         };
                         value.is_some_and(|value| values.contains(value))

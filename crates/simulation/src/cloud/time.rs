@@ -125,6 +125,7 @@ impl State {
             spot: request.spot,
             arch: catalogue::lookup(instance_type).map(|known| known.arch.as_str().to_owned()),
             image: self.image(&request.launch_template),
+            profile: None,
             launched_at: Some(now),
             transition: None,
             tags: request.tags.iter().cloned().collect(),

@@ -78,7 +78,7 @@ impl Housekeeping {
             }
             match self.stale_image(run, machine).await {
                 Ok(Verdict::Act) => {
-                    run.acted(Some(HousekeepingAction::StaleAmi), machine.key.as_str(), "its image was replaced")
+                    run.acted(Some(HousekeepingAction::StaleAmi), machine.key.as_str(), "its image was replaced");
                 }
                 Ok(Verdict::Keep) => run.kept(),
                 Ok(Verdict::Unknown) => run.unknown(machine.key.as_str()),

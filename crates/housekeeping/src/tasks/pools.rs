@@ -31,9 +31,9 @@ impl Housekeeping {
             if run.ask.dry_run {
                 let unused = pool.last_job_time.is_some_and(|at| since(self.now(), at) > target::UNUSED);
                 if unused {
-                    run.acted(None, pool.name.as_str(), UNUSED)
+                    run.acted(None, pool.name.as_str(), UNUSED);
                 } else {
-                    run.kept()
+                    run.kept();
                 }
                 continue;
             }

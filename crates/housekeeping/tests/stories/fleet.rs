@@ -14,6 +14,9 @@ use tokio::sync::Semaphore;
 /// Tags as pairs.
 pub type Tags<'a> = &'a [(&'a str, &'a str)];
 
+/// What becomes of a machine.
+pub type Happening = Box<dyn FnMut(&mut Machine) + Send>;
+
 /// See the module.
 pub struct Fleet {
     clock: Arc<dyn Clock>,
@@ -21,7 +24,7 @@ pub struct Fleet {
     /// Calls that fail.
     pub refused: Mutex<BTreeSet<&'static str>>,
     /// Happens to a machine once it has been listed: before anybody looks again.
-    pub after_list: Mutex<Option<Box<dyn FnMut(&mut Machine) + Send>>>,
+    pub after_list: Mutex<Option<Happening>>,
     /// Listings wait for a permit; there are plenty, unless a test takes them.
     pub gate: Semaphore,
     pub images: Mutex<BTreeMap<Arch, String>>,

@@ -135,7 +135,7 @@ async fn a_pass_that_cannot_see_does_nothing() {
 async fn an_unreadable_hand_over_may_be_a_jobs() {
     let world = World::with_pool(0, 4).await;
     for key in ["a", "b", "c"] {
-        world.add(key, Running, 5000);
+        world.add(key, Running, 1000);
     }
     let warm = world.replica("a");
     world.omen(|call| if call == "secrets.get" { Weather::Refused } else { Weather::Fair });

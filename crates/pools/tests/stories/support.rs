@@ -277,6 +277,8 @@ impl World {
             self.died.notify_one();
             std::future::pending::<()>().await;
         }
+        // Others get their turn.
+        tokio::task::yield_now().await;
         let weather = (self.omen.lock().unwrap())(name);
         match weather {
             Weather::Fair => act.await,

@@ -15,6 +15,8 @@ pub trait Guests: Send + Sync {
     fn rebalanced(&self, _instance: &Instance) {}
     /// It is taken back at this instant.
     fn warned(&self, _instance: &Instance, _at: Timestamp) {}
+    /// It is stopped: what runs there ends, its disk stays.
+    fn stopped(&self, _instance: &Instance) {}
     /// Its state is another.
     fn changed(&self, _instance: &Instance) {}
     /// It no longer runs; `why` is a word.
@@ -27,6 +29,7 @@ pub(super) enum News {
     Booted(Instance),
     Rebalanced(Instance),
     Warned(Instance, Timestamp),
+    Stopped(Instance),
     Changed(Instance),
     Ended(Instance, &'static str),
 }
@@ -39,6 +42,7 @@ impl News {
                 Self::Booted(instance) => guest.booted(instance),
                 Self::Rebalanced(instance) => guest.rebalanced(instance),
                 Self::Warned(instance, at) => guest.warned(instance, *at),
+                Self::Stopped(instance) => guest.stopped(instance),
                 Self::Changed(instance) => guest.changed(instance),
                 Self::Ended(instance, why) => guest.ended(instance, why),
             }

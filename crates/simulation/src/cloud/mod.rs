@@ -11,6 +11,7 @@
 mod budget;
 mod guests;
 mod money;
+mod power;
 mod time;
 
 pub use budget::Asked;
@@ -84,6 +85,9 @@ pub struct World {
 
 struct Held {
     instance: Instance,
+    /// How often it was started and stopped: what is due of an earlier life is void.
+    life: u32,
+    /// When it was started, or stopped.
     since: Instant,
     /// From when on it is described.
     visible: Instant,
@@ -169,7 +173,7 @@ impl Cloud {
         let now = Instant::now();
         let mut state = self.state();
         state.live.insert(instance.id.clone());
-        state.instances.insert(instance.id.clone(), Held { since: now, visible: now, until: None, instance });
+        state.instances.insert(instance.id.clone(), Held { life: 0, since: now, visible: now, until: None, instance });
     }
 
     /// Changes an instance behind everybody's back.
@@ -377,10 +381,10 @@ impl Ec2 for Cloud {
         self.call("DescribeInstances", |state| state.describe(selection)).await
     }
     async fn start_instances(&self, ids: &[String]) -> Result<(), ApiError> {
-        self.call("StartInstances", |state| state.shift(ids, &["stopped", "running"], "running")).await
+        self.call("StartInstances", |state| state.start(ids, self.clock.now(), &*self.rng)).await
     }
     async fn stop_instances(&self, ids: &[String]) -> Result<(), ApiError> {
-        self.call("StopInstances", |state| state.shift(ids, &["running", "stopped"], "stopped")).await
+        self.call("StopInstances", |state| state.stop(ids, &*self.rng)).await
     }
     async fn terminate_instances(&self, ids: &[String]) -> Result<(), ApiError> {
         let end = |state: &mut State| {

@@ -71,8 +71,9 @@ const SHUTDOWN: Duration = Duration::from_secs(8);
 /// Something that is due.
 #[derive(Debug, Clone)]
 pub(super) enum Due {
-    Running(String),
-    Boot(String),
+    Running(String, u32),
+    Boot(String, u32),
+    Stopped(String, u32),
     Rebalance(String),
     Warn(String),
     Reclaim(String),
@@ -89,7 +90,7 @@ pub(super) struct Agenda {
 }
 
 impl Agenda {
-    fn add(&mut self, at: Instant, due: Due) {
+    pub(super) fn add(&mut self, at: Instant, due: Due) {
         self.next += 1;
         self.due.insert((at, self.next), due);
     }
@@ -135,8 +136,8 @@ impl State {
         if let Some(boot) = self.world.boot {
             visible = since + self.world.invisible.mul_f64(rng.unit());
             let up = since + boot.draw(rng);
-            self.agenda.add(since + (up - since) / 2, Due::Running(id.clone()));
-            self.agenda.add(up, Due::Boot(id.clone()));
+            self.agenda.add(since + (up - since) / 2, Due::Running(id.clone(), 0));
+            self.agenda.add(up, Due::Boot(id.clone(), 0));
             if request.spot && self.world.reclaims_per_hour > 0.0 {
                 let lives = -(1.0 - rng.unit()).ln() / self.world.reclaims_per_hour * 3600.0;
                 let at = since + Duration::from_secs_f64(lives.min(864_000.0));
@@ -154,7 +155,7 @@ impl State {
         self.ledger.launched += 1;
         self.ledger.spot += u64::from(request.spot);
         self.live.insert(id.clone());
-        self.instances.insert(id.clone(), Held { instance: instance.clone(), since, visible, until: None });
+        self.instances.insert(id.clone(), Held { instance: instance.clone(), life: 0, since, visible, until: None });
         self.note_launch(&id);
         self.news.push(News::Launched(instance.clone()));
         instance
@@ -183,9 +184,15 @@ impl State {
         let now = Instant::now();
         held.until = Some(now);
         let in_time = self.world.boot.is_some();
-        held.instance.state = if in_time { "shutting-down" } else { "terminated" }.to_owned();
+        let state = if in_time { "shutting-down" } else { "terminated" }.to_owned();
+        let before = std::mem::replace(&mut held.instance.state, state);
         self.live.remove(id);
-        self.ledger.pay(&held.instance.instance_type, held.instance.spot, now - held.since);
+        if matches!(before.as_str(), "stopping" | "stopped") {
+            self.ledger.store(now - held.since);
+        } else {
+            self.ledger.pay(&held.instance.instance_type, held.instance.spot, now - held.since);
+        }
+        self.ledger.ended += 1;
         self.ledger.reclaimed += u64::from(why == "reclaimed");
         let instance = held.instance.clone();
         if in_time {
@@ -196,19 +203,28 @@ impl State {
         self.news.push(News::Ended(instance, why));
     }
 
+    /// The next state of an instance, unless it lives another life by now.
+    fn moves_on(&mut self, id: &str, life: u32, from: &str, to: &str) {
+        let held = self.instances.get_mut(id).filter(|held| held.life == life && held.instance.state == from);
+        if let Some(held) = held {
+            to.clone_into(&mut held.instance.state);
+            self.news.push(News::Changed(held.instance.clone()));
+        }
+    }
+
     fn perform(&mut self, due: Due, now: Timestamp) {
         let alive = |state: &Self, id: &String| {
             let held = state.instances.get(id)?;
             (!matches!(held.instance.state.as_str(), "terminated" | "shutting-down")).then(|| held.instance.clone())
         };
         match due {
-            Due::Running(id) => {
-                if let Some(held) = self.instances.get_mut(&id).filter(|held| held.instance.state == "pending") {
-                    held.instance.state = "running".to_owned();
-                    self.news.push(News::Changed(held.instance.clone()));
+            Due::Running(id, life) => self.moves_on(&id, life, "pending", "running"),
+            Due::Stopped(id, life) => self.moves_on(&id, life, "stopping", "stopped"),
+            Due::Boot(id, life) => {
+                if self.instances.get(&id).is_some_and(|held| held.life == life) {
+                    self.news.extend(alive(self, &id).map(News::Booted));
                 }
             }
-            Due::Boot(id) => self.news.extend(alive(self, &id).map(News::Booted)),
             Due::Rebalance(id) if self.world.reclaims_per_hour > 0.0 => {
                 self.news.extend(alive(self, &id).map(News::Rebalanced));
             }

@@ -21,7 +21,7 @@ use domain::report::{AgentReport, AgentStatus};
 use fleet::ec2::Instance;
 use queue::{Message as Letter, Queue};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::happening::{Happening, Scene};
 use super::ports::hand_over::HandOvers;
@@ -67,10 +67,14 @@ impl Nature {
     }
 }
 
-/// How long an agent waits for its hand-over.
+/// How long an agent waits for its hand-over on a machine that was launched for a job,
 const STANDBY: Duration = Duration::from_secs(600);
+/// and on a spare.
+const SPARE_STANDBY: Duration = Duration::from_secs(120 * 60);
 /// How often it looks, at most.
 const LOOKS: Duration = Duration::from_millis(1500);
+/// How often it looks while an outdated hand-over is there.
+const SLOW_LOOKS: Duration = Duration::from_secs(5);
 /// Within which crashes happen.
 const EARLY: Duration = Duration::from_secs(400);
 /// How long the service manager waits before it starts a crashed agent again.
@@ -171,10 +175,22 @@ impl Guests for Agents {
         let Some(this) = self.this.upgrade() else { return };
         let key = RunnerKey::new(&instance.id);
         self.scene.happened(&Happening::Booted { machine: &key });
+        let spare =
+            instance.tags.contains_key(provider::tags::POOL) && !instance.tags.contains_key(provider::tags::LAUNCH_ID);
+        let patience = if spare { SPARE_STANDBY } else { STANDBY };
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
-        let living = tasks.spawn(async move { this.live(key).await });
+        let living = tasks.spawn(async move { this.live(key, patience).await });
         lock(&self.living).insert(instance.id.clone(), living);
+    }
+
+    fn stopped(&self, instance: &Instance) {
+        let key = RunnerKey::new(&instance.id);
+        self.scene.happened(&Happening::Stopped { machine: &key });
+        if let Some(living) = lock(&self.living).remove(&instance.id) {
+            living.abort();
+        }
+        self.documents.forget(&key);
     }
 
     fn ended(&self, instance: &Instance, _why: &'static str) {
@@ -185,18 +201,26 @@ impl Guests for Agents {
     }
 }
 
+/// A boot of a machine.
+#[derive(Clone, Copy)]
+struct Boot {
+    at: Instant,
+    /// How long its agent waits for a hand-over.
+    patience: Duration,
+}
+
 /// What an agent's state file says after a crash.
 type Claimed = Option<(Assignment, Timestamp)>;
 
 impl Agents {
     /// The agent of an instance, crashes and all, until the instance ends.
-    async fn live(self: Arc<Self>, key: RunnerKey) {
+    async fn live(self: Arc<Self>, key: RunnerKey, patience: Duration) {
         let nature = self.nature();
         if self.happens(nature.bootstrap_fails) {
             self.report(AgentReport::new(key.clone(), AgentStatus::BootstrapFailed)).await;
             return self.cloud.end(key.as_str(), "agent");
         }
-        let boot = Instant::now();
+        let boot = Boot { at: Instant::now(), patience };
         if self.happens(nature.machine_crashes) {
             let _ = timeout(EARLY.mul_f64(self.rng.unit()), self.serve(&key, None, &mut None, boot)).await;
             return self.cloud.end(key.as_str(), "crashed");
@@ -221,7 +245,7 @@ impl Agents {
     }
 
     /// One life of the agent's process, until it has nothing left to do but to end its instance.
-    async fn serve(&self, key: &RunnerKey, before: Claimed, claimed: &mut Claimed, boot: Instant) {
+    async fn serve(&self, key: &RunnerKey, before: Claimed, claimed: &mut Claimed, boot: Boot) {
         let limits = Limits {
             grace: Duration::from_secs(30),
             max_runtime: Duration::from_secs(6 * 3600),
@@ -275,18 +299,25 @@ enum Step {
 }
 
 impl Shell<'_> {
-    async fn stand_by(&self, claimed: &mut Claimed, boot: Instant) -> Input {
+    async fn stand_by(&self, claimed: &mut Claimed, boot: Boot) -> Input {
         let agents = self.agents;
-        let found = timeout(STANDBY, agents.documents.appeared(self.key)).await;
-        let Ok(_) = found else { return Input::NobodyCame };
-        sleep(LOOKS.mul_f64(agents.rng.unit())).await;
-        // As the agent judges it: what was written for an earlier life of the machine is not for this one.
+        let deadline = boot.at + boot.patience;
+        let document = loop {
+            let Ok(_) = timeout_at(deadline, agents.documents.appeared(self.key)).await else {
+                return Input::NobodyCame;
+            };
+            sleep(LOOKS.mul_f64(agents.rng.unit())).await;
+            // As the agent judges it: what was written for an earlier life of the machine is not for this one.
+            let now = agents.clock.now();
+            let booted = now.saturating_sub(boot.at.elapsed()).unwrap_or(now);
+            match agents.documents.read(self.key) {
+                Some(document) if claim::outdated(&document, now, Some(booted)).is_none() => break document,
+                Some(_) if Instant::now() >= deadline => return Input::NobodyCame,
+                Some(_) => sleep(SLOW_LOOKS).await,
+                None => {}
+            }
+        };
         let now = agents.clock.now();
-        let booted = now.saturating_sub(boot.elapsed()).unwrap_or(now);
-        let Some(document) = agents.documents.read(self.key) else { return Input::NobodyCame };
-        if claim::outdated(&document, now, Some(booted)).is_some() {
-            return Input::NobodyCame;
-        }
         let assignment = claim::assignment(&document);
         agents.scene.happened(&Happening::TookHandOver { machine: self.key, job: assignment.job });
         match claim::unusable(&document) {

@@ -101,9 +101,11 @@ impl Guests for Told {
     fn launched(&self, instance: &Instance) {
         let (machine, launch) = (RunnerKey::new(&instance.id), instance.tags.get(provider::tags::LAUNCH_ID));
         let launch = launch.map(LaunchId::new);
+        let pool = instance.tags.get(provider::tags::POOL).filter(|_| launch.is_none());
         self.0.happened(&Happening::Launched {
             machine: &machine,
             launch: launch.as_ref(),
+            pool: pool.map(String::as_str),
             instance_type: &instance.instance_type,
             zone: instance.zone.as_deref().unwrap_or_default(),
             spot: instance.spot,

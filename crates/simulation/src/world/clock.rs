@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use coordinator::Mono;
 use domain::clock::{Clock, SignedDuration, Timestamp, after};
 use tokio::time::Instant;
 
@@ -28,6 +29,23 @@ impl WorldClock {
 impl Clock for WorldClock {
     fn now(&self) -> Timestamp {
         after(Self::beginning(), self.0.elapsed())
+    }
+}
+
+/// What terms of leadership are measured with: it is right, whatever wall clocks say.
+#[derive(Debug)]
+pub struct WorldMono(Instant);
+
+impl WorldMono {
+    /// It begins to count.
+    pub fn starting_now() -> Arc<Self> {
+        Arc::new(Self(Instant::now()))
+    }
+}
+
+impl Mono for WorldMono {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
     }
 }
 

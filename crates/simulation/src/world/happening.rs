@@ -24,10 +24,19 @@ pub enum Happening<'a> {
     WebhookAccepted { job: JobId, action: &'a str },
     /// A webhook was lost; `known`: GitHub's log shows it as failed.
     WebhookLost { job: JobId, action: &'a str, known: bool },
-    /// EC2 made an instance.
-    Launched { machine: &'a RunnerKey, launch: Option<&'a LaunchId>, instance_type: &'a str, zone: &'a str, spot: bool },
+    /// EC2 made an instance; `pool`: the pool whose spare it is.
+    Launched {
+        machine: &'a RunnerKey,
+        launch: Option<&'a LaunchId>,
+        pool: Option<&'a str>,
+        instance_type: &'a str,
+        zone: &'a str,
+        spot: bool,
+    },
     /// Its operating system is up and its agent starts.
     Booted { machine: &'a RunnerKey },
+    /// It is stopped, and may be started again.
+    Stopped { machine: &'a RunnerKey },
     /// EC2 will take it back at this instant.
     Warned { machine: &'a RunnerKey, at: Timestamp },
     /// It is gone; `why` is one of `agent`, `orchestrator`, `reclaimed`, `crashed`.
@@ -50,6 +59,8 @@ pub enum Happening<'a> {
     ReplicaDied { replica: usize, during: Option<&'static str> },
     /// It was told to stop, and has.
     ReplicaStopped { replica: usize },
+    /// A replica leads; `others`: replicas that believe the same at this instant.
+    Led { replica: usize, token: i64, others: usize },
     /// A call of a replica met a mishap.
     Mishap { replica: usize, call: &'static str, what: &'static str },
     /// From here on the world is healthy.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use db::schema::{JOBS, RUNNERS};
+use db::schema::{JOBS, POOLS, RUNNERS};
 use db::table::{Item, Name, Schema, Value};
 use domain::clock::{Timestamp, since};
 use domain::ids::{JobId, RunnerKey};
@@ -128,12 +128,17 @@ fn line(at: Timestamp, what: &Happening<'_>) -> Option<Line> {
             let how = if *known { "" } else { ", silently" };
             (Some(*job), None, format!("webhook {action} lost{how}"))
         }
-        Happening::Launched { machine, launch, instance_type, zone, spot } => {
-            let launch = launch.map_or("no launch", |launch| launch.as_str());
+        Happening::Launched { machine, launch, pool, instance_type, zone, spot } => {
+            let launch = match (launch, pool) {
+                (Some(launch), _) => launch.as_str().to_owned(),
+                (None, Some(pool)) => format!("for pool {pool}"),
+                (None, None) => "no launch".to_owned(),
+            };
             let kind = if *spot { "spot" } else { "on demand" };
             (None, Some((*machine).clone()), format!("launched: {instance_type} in {zone}, {kind}, {launch}"))
         }
         Happening::Booted { machine } => (None, Some((*machine).clone()), "booted".to_owned()),
+        Happening::Stopped { machine } => (None, Some((*machine).clone()), "is stopped".to_owned()),
         Happening::Warned { machine, at } => {
             (None, Some((*machine).clone()), format!("is taken back at +{}", span(since(*at, WorldClock::beginning()))))
         }
@@ -166,6 +171,9 @@ fn line(at: Timestamp, what: &Happening<'_>) -> Option<Line> {
             format!("replica {replica} dies{}", during.map(|c| format!(" during {c}")).unwrap_or_default()),
         ),
         Happening::ReplicaStopped { replica } => (None, None, format!("replica {replica} stopped")),
+        Happening::Led { replica, token, others } => {
+            (None, None, format!("replica {replica} leads with token {token}, besides {others} others"))
+        }
         Happening::Mishap { replica, call, what } => (None, None, format!("replica {replica}: {call} {what}")),
         Happening::Healthy => (None, None, "the world is healthy".to_owned()),
     };
@@ -187,13 +195,17 @@ fn wrote(at: Timestamp, table: &Schema, before: Option<&Item>, after: Option<&It
         (id, text_of("instance_id").map(RunnerKey::new))
     } else if table.name == RUNNERS.name {
         (None, text_of("runner_key").map(RunnerKey::new))
+    } else if table.name == POOLS.name {
+        let claimed = text_of("pool_name").and_then(|key| key.strip_prefix("__instance_claim:"));
+        (None, claimed.map(RunnerKey::new))
     } else {
         return None;
     };
     let empty = Item::new();
     let (old, new) = (before.unwrap_or(&empty), after.unwrap_or(&empty));
     let names: BTreeSet<&Name> = old.keys().chain(new.keys()).collect();
-    let mut text = format!("{} row{}", table.name, if after.is_none() { " removed" } else { "" });
+    let of = text_of("pool_name").map(|key| format!(" {key}")).unwrap_or_default();
+    let mut text = format!("{} row{of}{}", table.name, if after.is_none() { " removed" } else { "" });
     if after.is_some() {
         for name in names {
             match (old.get(name), new.get(name)) {

@@ -14,6 +14,7 @@ pub mod process;
 pub mod replica;
 pub mod run;
 pub mod scenario;
+pub mod spares;
 pub mod summary;
 
 /// Whether a job is for us: one of its labels says so.

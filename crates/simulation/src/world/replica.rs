@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use db::{Circuits, Jobs, Markers, Runners, Table};
-use dispatch::{Dispatch, Events, Ports, Reports, Settings, Worker, http, sweeps};
+use config::HotPoolCaps;
+use coordinator::{Coordinator, Leadership, while_leading};
+use db::{Circuits, Claims, Jobs, Locks, Markers, Pools, Runners, Table, Tasks};
+use dispatch::sweeps::{self, Sweep};
+use dispatch::{Dispatch, Events, Ports, Reports, Settings, Worker, http};
 use domain::clock::{Clock, Rng, SignedDuration};
 use domain::timings::Timings;
 use fleet::{Breaker, Ec2Compute};
@@ -17,13 +20,17 @@ use github::client::{Client, ClientConfig};
 use github::labels::Aliases;
 use github::mint;
 use github::webhook::Secrets;
+use housekeeping::Housekeeping;
+use jiff::tz::TimeZone;
+use pools::WarmPools;
+use provider::{Compute, HandOver};
 use queue::{Consumer, ConsumerConfig, Handler, Queue};
 use secrecy::SecretString;
 use telemetry::Metrics;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::clock::SkewedClock;
+use super::clock::{SkewedClock, WorldMono};
 use super::happening::{Happening, Scene};
 use super::mutation::Mutation;
 use super::ports::ec2::ProcessEc2;
@@ -73,6 +80,27 @@ pub struct Outside {
     pub subnets: Vec<String>,
     /// A deliberate bug.
     pub mutation: Option<Mutation>,
+    /// Replicas as candidates for leadership.
+    pub candidates: Arc<Candidates>,
+    /// How long spares may linger. `None`: they do not.
+    pub hot: Option<HotPoolCaps>,
+}
+
+/// The processes that live, as candidates for leadership.
+#[derive(Default)]
+pub struct Candidates(Mutex<Vec<(usize, Arc<Coordinator>)>>);
+
+impl Candidates {
+    fn set(&self, replica: usize, coordinator: Option<&Arc<Coordinator>>) {
+        let mut all = lock(&self.0);
+        all.retain(|(number, _)| *number != replica);
+        all.extend(coordinator.map(|coordinator| (replica, Arc::clone(coordinator))));
+    }
+
+    /// How many others believe that they lead.
+    fn besides(&self, replica: usize) -> usize {
+        lock(&self.0).iter().filter(|(number, other)| *number != replica && other.is_leader()).count()
+    }
 }
 
 /// How often calls go wrong.
@@ -172,6 +200,7 @@ pub struct Life {
     pub router: Router,
     /// What lives.
     pub dispatch: Arc<Dispatch>,
+    coordinator: Arc<Coordinator>,
     tasks: JoinSet<()>,
     upkeep: JoinSet<()>,
     stop: CancellationToken,
@@ -268,20 +297,44 @@ impl Replica {
             scene: outside.scene.clone(),
             mutation: outside.mutation,
         };
+        let hand_over: Arc<dyn HandOver> = Arc::new(hand_over);
+        let jobs = Jobs::new(Arc::clone(&table), Arc::clone(&clock));
+        let name = format!("replica-{}-{}", self.number, self.lives);
+        let warm = WarmPools::new(
+            pools::Ports {
+                pools: Pools::new(Arc::clone(&table), Arc::clone(&clock)),
+                locks: Locks::new(Arc::clone(&table), Arc::clone(&clock)),
+                claims: Claims::new(Arc::clone(&table), Arc::clone(&clock)),
+                jobs: jobs.clone(),
+                compute: Arc::clone(&compute) as Arc<dyn Compute>,
+                hand_over: Arc::clone(&hand_over),
+                clock: Arc::clone(&clock),
+                rng: Arc::clone(&rng),
+                metrics: outside.metrics.clone(),
+            },
+            pools::Settings {
+                owner: name.clone(),
+                zone: TimeZone::UTC,
+                hot: outside.hot,
+                times: pools::Times::PRODUCTION,
+            },
+        );
+        let coordinator = self.coordinator(&name, &table);
         let ports = Ports {
-            jobs: Jobs::new(Arc::clone(&table), Arc::clone(&clock)),
+            jobs,
             runners: Runners::new(Arc::clone(&table), Arc::clone(&clock)),
-            markers: Markers::new(table, Arc::clone(&clock)),
+            markers: Markers::new(Arc::clone(&table), Arc::clone(&clock)),
             main: Arc::clone(&main),
             dead_letters: Some(self.queue(&process, &outside.dead_letters)),
             compute: compute.clone(),
-            hand_over: Arc::new(hand_over),
+            pools: Some(Arc::clone(&warm)),
+            hand_over,
             github: Arc::new(client),
-            clock,
+            clock: Arc::clone(&clock),
             rng: Arc::clone(&rng),
             metrics: outside.metrics.clone(),
         };
-        let dispatch = Dispatch::new(ports, settings_of(format!("replica-{}-{}", self.number, self.lives)));
+        let dispatch = Dispatch::new(ports, settings_of(name.clone()));
         let secrets = Secrets { current: outside.webhook_secret.clone(), previous: None };
         let (stop, mut tasks, mut upkeep) = (CancellationToken::new(), JoinSet::new(), JoinSet::new());
         let mut consume = |queue: Arc<dyn Queue>, permits: usize, handler: Arc<dyn Handler>| {
@@ -294,19 +347,69 @@ impl Replica {
         let worker = Arc::new(Worker { dispatch: Arc::clone(&dispatch), secrets: secrets.clone() });
         consume(main, self.permits, worker);
         upkeep.spawn(async move { compute.maintain().await });
-        let (sweeping, which, until) = (Arc::clone(&dispatch), Mutation::sweeps(outside.mutation), stop.clone());
-        tasks.spawn(async move { sweeps::run_some(sweeping, &which, until).await });
+        let until = stop.clone();
+        let demanded = Arc::clone(&warm);
+        tasks.spawn(async move { demanded.run_demand(until).await });
+        let keeper = Housekeeping::new(
+            housekeeping::Ports {
+                dispatch: Arc::clone(&dispatch),
+                tasks: Tasks::new(Arc::clone(&table), Arc::clone(&clock)),
+                locks: Locks::new(Arc::clone(&table), Arc::clone(&clock)),
+                claims: Claims::new(Arc::clone(&table), Arc::clone(&clock)),
+                pools: Arc::new(Pools::new(table, Arc::clone(&clock))),
+                archive: None,
+            },
+            keeping(name, outside.hot),
+        );
+        let sweeping = Arc::clone(&dispatch);
+        let which = Mutation::sweeps(outside.mutation);
+        if which.len() < Sweep::ALL.len() {
+            // What is left out may be a task: then everything runs as loops do, everywhere.
+            let until = stop.clone();
+            tasks.spawn(async move { sweeps::run_some(sweeping, &which, until).await });
+        } else {
+            tasks.spawn(lead(&coordinator, &stop, move |term| {
+                sweeps::run_some(Arc::clone(&sweeping), Sweep::LOOPS, term.over())
+            }));
+            tasks.spawn(lead(&coordinator, &stop, move |term| Arc::clone(&keeper).lead(term)));
+        }
+        tasks.spawn(lead(&coordinator, &stop, move |term| {
+            let warm = Arc::clone(&warm);
+            async move { warm.run_leader(term).await }
+        }));
+        tasks.spawn(elect(Arc::clone(&coordinator), stop.clone()));
+        outside.candidates.set(self.number, Some(&coordinator));
+        tasks.spawn(watch(self.number, Arc::clone(&coordinator), outside.clone(), stop.clone()));
         let router = match outside.mutation {
             Some(Mutation::DropWebhooks) => Router::new().fallback(|| async {}),
             _ => http::router(Arc::clone(&dispatch), secrets),
         };
         outside.scene.happened(&Happening::ReplicaStarted { replica: self.number });
-        Ok(Life { process, router, dispatch, tasks, upkeep, stop })
+        Ok(Life { process, router, dispatch, coordinator, tasks, upkeep, stop })
+    }
+
+    /// A candidate for leadership.
+    fn coordinator(&self, name: &str, table: &Arc<dyn Table>) -> Arc<Coordinator> {
+        let settings = coordinator::Settings {
+            name: name.to_owned(),
+            host: name.to_owned(),
+            version: "0.0.0".to_owned(),
+            timings: coordinator::Timings { watch: WATCH, ..coordinator::Timings::PRODUCTION },
+        };
+        let parts = coordinator::Parts {
+            table: Arc::clone(table),
+            clock: Arc::clone(&self.clock),
+            mono: WorldMono::starting_now(),
+            rng: Arc::clone(&self.rng),
+            metrics: self.outside.metrics.clone(),
+        };
+        Arc::new(Coordinator::elected(settings, parts))
     }
 
     /// SIGKILL, or the death that a call brought.
     pub async fn end(&self, mut life: Life) {
         life.process.die();
+        self.outside.candidates.set(self.number, None);
         let during = life.process.died_during();
         life.tasks.shutdown().await;
         life.upkeep.shutdown().await;
@@ -316,6 +419,8 @@ impl Replica {
     /// SIGTERM: drains, and is killed when that takes too long.
     pub async fn stop(&self, mut life: Life) {
         life.stop.cancel();
+        let given_up = Arc::clone(&life.coordinator);
+        life.tasks.spawn(async move { given_up.stop(Duration::from_secs(1)).await });
         life.dispatch.drain();
         let drained = async {
             while life.tasks.join_next().await.is_some() {}
@@ -329,6 +434,7 @@ impl Replica {
         };
         if clean {
             life.process.die();
+            self.outside.candidates.set(self.number, None);
             life.upkeep.shutdown().await;
             self.outside.scene.happened(&Happening::ReplicaStopped { replica: self.number });
         } else {
@@ -340,15 +446,75 @@ impl Replica {
 /// Messages about machines that are worked on at a time, as in the server.
 const SIGNALS: usize = 10;
 
+/// A follower looks less often than in production: a look changes nothing, and costs.
+const WATCH: Duration = Duration::from_secs(5);
+/// Runtime ceiling of a job.
+const MAX_RUNTIME: Duration = Duration::from_secs(6 * 3600);
+
+/// What one replica does for all, as in the server.
+fn lead<W, F>(
+    coordinator: &Arc<Coordinator>,
+    stop: &CancellationToken,
+    work: W,
+) -> impl Future<Output = ()> + Send + use<W, F>
+where
+    W: FnMut(Leadership) -> F + Send,
+    F: Future<Output = ()> + Send,
+{
+    let (coordinator, stop) = (Arc::clone(coordinator), stop.clone());
+    async move { while_leading(&coordinator, stop, work).await }
+}
+
+/// Runs for election as soon as the store answers.
+async fn elect(coordinator: Arc<Coordinator>, stop: CancellationToken) {
+    while coordinator.start().await.is_err() {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+        }
+    }
+}
+
+/// Tells of every term, and who else believes to lead at its begin.
+async fn watch(replica: usize, coordinator: Arc<Coordinator>, outside: Outside, stop: CancellationToken) {
+    let (mut terms, mut last) = (coordinator.leadership(), None);
+    loop {
+        let token = terms.borrow_and_update().as_ref().map(Leadership::token);
+        if let Some(token) = token.filter(|token| last != Some(*token)) {
+            last = Some(token);
+            let others = outside.candidates.besides(replica);
+            outside.scene.happened(&Happening::Led { replica, token, others });
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = terms.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn keeping(owner: String, hot_pools: Option<HotPoolCaps>) -> housekeeping::Settings {
+    housekeeping::Settings {
+        divisor: 1,
+        owner,
+        max_runtime: MAX_RUNTIME,
+        unclaimed_grace: housekeeping::Settings::UNCLAIMED_GRACE,
+        completed_grace: housekeeping::Settings::COMPLETED_GRACE,
+        stopped_grace: None,
+        hot_pools,
+        hard_delete: false,
+    }
+}
+
 fn settings_of(owner: String) -> Settings {
-    let max_runtime = Duration::from_secs(6 * 3600);
     Settings {
         timings: Timings::PRODUCTION,
         owner,
         aliases: Aliases::none(),
         allowed_repos: Vec::new(),
         rerun_interrupted: true,
-        max_runtime,
+        max_runtime: MAX_RUNTIME,
         jobs_per_minute: 0,
         registration: mint::Registration::Jit,
         hand_over: mint::Settings { max_runtime_minutes: 360, idle_exit_seconds: 600, ..mint::Settings::default() },

@@ -33,8 +33,9 @@ use super::ports::hand_over::HandOvers;
 use super::ports::queue::Post;
 use super::ports::table::Store;
 use super::process::{Calls, Port, Weather};
-use super::replica::{Odds, Outside, Replica, lock};
+use super::replica::{Candidates, Odds, Outside, Replica, lock};
 use super::scenario::{Day, Faults, Hour, Load, Scenario, chance};
+use super::spares::Operator;
 use super::summary::{Series, Summary, Tally};
 use crate::cloud::{self, Asked, Cloud};
 use crate::github::line::{GitHub, Trouble, Usage};
@@ -93,6 +94,7 @@ type Doors = Arc<Mutex<Vec<Option<Router>>>>;
 struct World {
     scenario: Scenario,
     outside: Outside,
+    operator: Operator,
     agents: Arc<Agents>,
     announcements: Arc<Announcements>,
     journal: Arc<Journal>,
@@ -108,12 +110,17 @@ const ZONES: [&str; 3] = ["eu-1a", "eu-1b", "eu-1c"];
 /// How long settled rows of a day are kept.
 const KEPT: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
+/// How often the world looks whether it is at rest.
+const LOOK: Duration = Duration::from_secs(20);
+/// Within which pools have the spares they should have, once there is no work.
+const CONVERGED: Duration = Duration::from_secs(60 * 60);
 
 impl World {
     fn new(options: &Options) -> Self {
         let seed = options.seed;
         let accounts = if options.day { ACCOUNTS.1 } else { ACCOUNTS.0 };
-        let scenario = Scenario::draw(seed, options.replicas, options.faults, accounts);
+        let mut scenario = Scenario::draw(seed, options.replicas, options.faults, accounts);
+        scenario.pools &= !options.day;
         let clock: Arc<dyn Clock> = WorldClock::starting_now();
         let journal = Journal::new(options.keep);
         let bounds = if options.day { Bounds { row_kept: KEPT, ..Bounds::default() } } else { Bounds::default() };
@@ -160,6 +167,8 @@ impl World {
             webhook_secret,
             metrics: Metrics::new(),
             mutation: options.mutation,
+            candidates: Arc::new(Candidates::default()),
+            hot: None,
             subnets: ZONES.iter().map(|zone| format!("subnet-{zone}")).collect(),
         };
         cloud.host(Arc::new(Told(scene.clone())));
@@ -177,7 +186,9 @@ impl World {
         );
         cloud.host(agents.clone());
         let (began, loaded) = (Instant::now(), Arc::default());
-        Self { scenario, outside, agents, announcements, journal, invariants, tally, began, loaded }
+        let operator =
+            Operator::new(Arc::clone(&outside.store), Arc::clone(&outside.cloud), Arc::clone(&outside.clock));
+        Self { scenario, outside, operator, agents, announcements, journal, invariants, tally, began, loaded }
     }
 
     async fn play(self, options: &Options) -> Outcome {
@@ -185,6 +196,11 @@ impl World {
         around.spawn(Arc::clone(&self.outside.github).run());
         around.spawn(Arc::clone(&self.outside.cloud).run());
         self.stir_up();
+        if self.scenario.pools
+            && let Err(error) = self.operator.open().await
+        {
+            self.invariants.accuse_pool(self.outside.clock.now(), error.to_string());
+        }
         let stop = CancellationToken::new();
         let doors: Doors = Arc::new(Mutex::new(vec![None; options.replicas]));
         let mut replicas = JoinSet::new();
@@ -277,19 +293,41 @@ impl World {
 
     /// Until nothing is left to do, or patience ends.
     async fn settle(&self) {
+        if !self.quiet(true).await {
+            return;
+        }
+        if self.scenario.pools {
+            let limit = Instant::now() + CONVERGED;
+            while let Some(unmet) = self.operator.unmet() {
+                if Instant::now() > limit {
+                    self.invariants.accuse_pool(self.outside.clock.now(), unmet);
+                    return;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            if let Err(error) = self.operator.close().await {
+                self.invariants.accuse_pool(self.outside.clock.now(), error.to_string());
+            }
+            self.quiet(false).await;
+        }
+    }
+
+    /// Waits until there is no work; with `spares`, those of pools are none. Not for ever, and not once an invariant is
+    /// broken.
+    async fn quiet(&self, spares: bool) -> bool {
         let mut limit = Instant::now() + self.scenario.patience;
         loop {
-            tokio::time::sleep(Duration::from_secs(20)).await;
+            tokio::time::sleep(LOOK).await;
             self.invariants.tick(self.outside.clock.now());
             let loaded = self.loaded.load(Ordering::Relaxed);
             if !loaded {
                 limit = Instant::now() + self.scenario.patience;
             }
-            if loaded && self.invariants.is_quiet()
-                || Instant::now() > limit
-                || !self.invariants.violations().is_empty()
-            {
-                return;
+            if Instant::now() > limit || self.invariants.is_broken() {
+                return false;
+            }
+            if loaded && self.invariants.is_quiet(spares) {
+                return true;
             }
         }
     }

@@ -11,6 +11,7 @@ use domain::clock::{Rng, SignedDuration};
 use domain::gh::Conclusion;
 use domain::ids::Repo;
 
+use super::spares;
 use crate::chance::SeededRng;
 use crate::github::model::JobSpec;
 
@@ -109,6 +110,8 @@ pub struct Scenario {
     pub patience: Duration,
     /// Accounts, each an installation of the App, and their repositories.
     pub repos: Vec<Repo>,
+    /// Whether there are warm pools, and jobs that ask for them.
+    pub pools: bool,
 }
 
 impl Scenario {
@@ -127,6 +130,7 @@ impl Scenario {
             skews: (0..replicas).map(skew).collect(),
             trouble: if faults.any() { minutes(30 + rng.next_u64() % 60) } else { Duration::ZERO },
             patience: minutes(240),
+            pools: chance(seed, "pools").unit() < 0.5,
             repos: (0..accounts).flat_map(|account| (0..2).filter_map(move |name| repo(account, name))).collect(),
         }
     }
@@ -154,6 +158,7 @@ pub struct Hour {
     at: Duration,
     pace: Duration,
     cancels: f64,
+    pools: bool,
 }
 
 impl Hour {
@@ -163,7 +168,15 @@ impl Hour {
         // A hundred jobs fill about half an hour, whatever their number.
         let pace = Duration::from_secs(1800).div_f64(jobs.max(1) as f64 / 3.0);
         let cancels = if scenario.faults.any() { 0.06 } else { 0.0 };
-        Self { rng, repos: scenario.repos.clone(), left: jobs, at: Duration::from_secs(1), pace, cancels }
+        Self {
+            rng,
+            repos: scenario.repos.clone(),
+            left: jobs,
+            at: Duration::from_secs(1),
+            pace,
+            cancels,
+            pools: scenario.pools,
+        }
     }
 }
 
@@ -196,7 +209,7 @@ impl Load for Hour {
         let size = if rng.unit() < 0.7 { 1 + rng.next_u64() % 3 } else { 4 + rng.next_u64() % 9 };
         let size = size.min(self.left);
         self.left -= size;
-        let labels = pick(rng, &LABELS)?;
+        let labels = if self.pools && rng.unit() < 0.5 { pick(rng, &spares::LABELS)? } else { pick(rng, &LABELS)? };
         let mixed = rng.unit() < 0.2;
         let jobs = (0..size as usize)
             .filter_map(|place| Some(job(rng, place, if mixed { pick(rng, &LABELS)? } else { labels })))

@@ -49,7 +49,7 @@ impl Housekeeping {
                     (!reasons.is_empty()).then_some((machine, reasons))
                 })),
                 Err(error) => {
-                    run.failed(if which == Which::Ours { "machines" } else { "unmarked machines" }, &error.into())
+                    run.failed(if which == Which::Ours { "machines" } else { "unmarked machines" }, &error.into());
                 }
             }
         }

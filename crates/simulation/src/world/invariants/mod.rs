@@ -8,6 +8,7 @@
 //! messages may be lost (I13), that draining loses nothing (I19) are comparisons and scenarios of the tests of this crate;
 //! that the transition function is total and the store admits its moves only (I20) is the full product in `domain`.
 
+mod pools;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use db::schema::{JOBS, RUNNERS};
+use db::schema::{JOBS, POOLS, RUNNERS};
 use domain::clock::{Timestamp, after};
 use domain::gh::Conclusion;
 use domain::ids::{JobId, RunnerKey};
@@ -28,7 +29,7 @@ use super::replica::lock;
 use view::{JobRow, RunnerRow, View};
 
 /// The invariants, and what they say.
-pub const TABLE: [(&str, &str); 17] = [
+pub const TABLE: [(&str, &str); 22] = [
     ("I1 recorded", "a job whose webhook was answered with 200 has a record, until that has been settled for long"),
     ("I2 launched", "a job that waits at GitHub gets a machine, or an end"),
     ("I3 served", "a job of ours begins, or its record is settled"),
@@ -46,6 +47,11 @@ pub const TABLE: [(&str, &str); 17] = [
     ("I18 as asked", "a launch brings no more machines than jobs asked for"),
     ("B1 true binding", "a record names the machine that GitHub named"),
     ("B2 no killing", "a machine whose runner has a job is not terminated"),
+    ("P1 converging", "a pool comes to have the spares it should have"),
+    ("P2 no disturbing", "a machine that was given to a job is not stopped, nor one that somebody holds taken away"),
+    ("P3 not twice", "what somebody holds is taken by nobody else: a pool, a task, a machine"),
+    ("P4 fences hold", "no later leader's row is written by an earlier leader"),
+    ("P5 one leader", "at most one replica believes that it leads"),
 ];
 
 /// How long things may take in a healthy world.
@@ -155,8 +161,14 @@ impl Invariants {
     }
 
     /// Whether nothing is left to be done: no job open, no record unsettled, no machine, no hand-over.
-    pub fn is_quiet(&self) -> bool {
-        lock(&self.0).view.is_quiet()
+    /// With `spares`, those of pools are no work.
+    pub fn is_quiet(&self, spares: bool) -> bool {
+        lock(&self.0).view.is_quiet(spares)
+    }
+
+    /// Says that a pool does not come to have the spares it should have.
+    pub fn accuse_pool(&self, now: Timestamp, text: String) {
+        lock(&self.0).accuse(now, ("P1 converging", None, None, text));
     }
 
     /// The end of a run: whatever is left is left for good.
@@ -306,8 +318,8 @@ impl Witness for Invariants {
             Happening::WebhookAccepted { job, action: "queued" } if state.view.accepted(*job) => {
                 state.later(now, Check::Recorded(*job));
             }
-            Happening::Launched { machine, launch, .. } => {
-                let found = state.view.launched(machine, *launch, now);
+            Happening::Launched { machine, launch, pool, .. } => {
+                let found = state.view.launched(machine, *launch, pool.is_some());
                 if let Some(found) = found.and_then(|(made, asked)| rules::i18_as_asked(machine, *launch, made, asked))
                 {
                     state.accuse(now, found);
@@ -316,6 +328,22 @@ impl Witness for Invariants {
                 state.idles(now, machine);
             }
             Happening::Warned { machine, .. } => state.view.warned(machine),
+            Happening::Stopped { machine } => {
+                if let Some(found) = pools::p2_no_disturbing(&state.view, machine) {
+                    state.accuse(now, found);
+                }
+                state.view.stopped(machine);
+            }
+            Happening::Led { replica, others, .. } => {
+                if let Some(found) = pools::p5_one_leader(*replica, *others) {
+                    state.accuse(now, found);
+                }
+            }
+            Happening::Wrote { table, before: Some(before), after } if table.name == POOLS.name => {
+                for found in pools::rows(before, *after, now) {
+                    state.accuse(now, found);
+                }
+            }
             Happening::Ended { machine, why } => {
                 if let Some(found) = rules::b2_no_killing(&state.view, machine, why) {
                     state.accuse(now, found);

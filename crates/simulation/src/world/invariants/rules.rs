@@ -71,7 +71,7 @@ pub(super) fn i4_one_to_one(view: &View, machine: &RunnerKey) -> Option<Finding>
 /// I5: a machine that nobody bound is ended.
 pub(super) fn i5_no_surplus(view: &View, machine: &RunnerKey) -> Option<Finding> {
     let known = view.machines.get(machine)?;
-    let surplus = known.ended.is_none() && !known.was_bound;
+    let surplus = known.ended.is_none() && !known.was_bound && !known.spare;
     surplus.then(|| ("I5 no surplus", None, Some(machine.clone()), "it was never bound, and lives".to_owned()))
 }
 

@@ -65,7 +65,14 @@ impl History {
     fn launched(&self, machine: &str, launch: &str) {
         let (machine, launch) = (RunnerKey::new(machine), LaunchId::from(launch));
         let (instance_type, zone) = ("m7g.large", "eu-1a");
-        self.saw(&Happening::Launched { machine: &machine, launch: Some(&launch), instance_type, zone, spot: true });
+        self.saw(&Happening::Launched {
+            machine: &machine,
+            launch: Some(&launch),
+            pool: None,
+            instance_type,
+            zone,
+            spot: true,
+        });
     }
 
     fn ended(&self, machine: &str, why: &'static str) {

@@ -124,6 +124,8 @@ pub(super) struct JobView {
 #[derive(Debug, Clone)]
 pub(super) struct MachineView {
     pub(super) launch: Option<Arc<str>>,
+    /// A spare of a pool, as long as no job was given it.
+    pub(super) spare: bool,
     pub(super) ended: Option<&'static str>,
     pub(super) warned: bool,
     /// Its agent said how its work ended.
@@ -171,11 +173,13 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn is_quiet(&self) -> bool {
+    /// With or without the spares of pools.
+    pub(super) fn is_quiet(&self, spares: bool) -> bool {
+        let at_rest = |key: &RunnerKey| spares && self.machines.get(key).is_some_and(|machine| machine.spare);
         self.open_at_github.iter().all(|job| self.is_given_up(*job))
             && self.open_rows.is_empty()
             && self.rerun_pending.iter().all(|job| self.run_is_open(*job))
-            && self.live.is_empty()
+            && self.live.iter().all(at_rest)
             && self.secrets.is_empty()
     }
 
@@ -253,12 +257,13 @@ impl View {
         &mut self,
         machine: &RunnerKey,
         launch: Option<&LaunchId>,
-        _now: Timestamp,
+        spare: bool,
     ) -> Option<(u32, u32)> {
         self.live.insert(machine.clone());
         let launch: Option<Arc<str>> = launch.map(|launch| launch.as_str().into());
         let view = MachineView {
             launch: launch.clone(),
+            spare,
             ended: None,
             warned: false,
             reported: false,
@@ -293,6 +298,13 @@ impl View {
         }
     }
 
+    /// A machine of a pool that was given back before it did anything is a spare again; its agent has begun nothing.
+    pub(super) fn stopped(&mut self, machine: &RunnerKey) {
+        if let Some(view) = self.machines.get_mut(machine) {
+            (view.spare, view.was_bound, view.idle_since) = (true, false, None);
+        }
+    }
+
     pub(super) fn has_ended(&self, machine: &RunnerKey) -> bool {
         self.machines.get(machine).is_none_or(|view| view.ended.is_some())
     }
@@ -311,7 +323,7 @@ impl View {
     /// When it became idle, if it is: `now` when that is new.
     pub(super) fn idle_since(&mut self, machine: &RunnerKey, now: Timestamp) -> Option<Timestamp> {
         let view = self.machines.get_mut(machine)?;
-        if view.ended.is_some() || !view.bound.is_empty() || view.serving.is_some() {
+        if view.spare || view.ended.is_some() || !view.bound.is_empty() || view.serving.is_some() {
             return None;
         }
         view.idle_since = Some(now);
@@ -361,7 +373,7 @@ impl View {
             }
             if let Some(machine) = machine_after.and_then(|key| self.machines.get_mut(&key)) {
                 machine.bound.insert(id);
-                machine.was_bound = true;
+                (machine.was_bound, machine.spare) = (true, false);
                 machine.idle_since = None;
             }
         }

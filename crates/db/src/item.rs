@@ -14,7 +14,8 @@ use crate::table::Value;
 pub type Name = Cow<'static, str>;
 
 /// The attributes of a row, one after the other.
-pub(crate) type Iter<'a> = std::iter::Map<std::slice::Iter<'a, (Name, Value)>, fn(&'a (Name, Value)) -> (&'a Name, &'a Value)>;
+pub(crate) type Iter<'a> =
+    std::iter::Map<std::slice::Iter<'a, (Name, Value)>, fn(&'a (Name, Value)) -> (&'a Name, &'a Value)>;
 
 /// A row, or the inside of a map attribute. A clone shares the attributes until one of the two is changed: reading a
 /// row costs no copy of it.

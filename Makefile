@@ -7,6 +7,9 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/runs-fleet/tools
 CARGO_DENY := $(or $(shell command -v cargo-deny 2>/dev/null),$(TOOLS)/bin/cargo-deny)
 
+# What machine images are made with.
+SCRIPTS := deploy/runner/runs-fleet-bootstrap.sh $(wildcard deploy/runner/packer/scripts/*.sh)
+
 SERVER := -p runs-fleet-server
 # What is shipped: everything but the simulation of the orchestrator itself.
 SHIPPED := --no-default-features --features aws,local $(SERVER)
@@ -83,8 +86,8 @@ lint: ## Check formatting, lints and scripts
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked $(LOCAL) --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features aws $(SERVER) -- -D warnings
-	bash -n .ci/run
-	if command -v shellcheck >/dev/null; then shellcheck .ci/run; fi
+	bash -n .ci/run $(SCRIPTS)
+	if command -v shellcheck >/dev/null; then shellcheck .ci/run $(SCRIPTS); fi
 	if command -v actionlint >/dev/null; then actionlint; fi
 
 ci: deps lint test build ## Everything a change has to pass

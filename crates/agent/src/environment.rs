@@ -8,13 +8,16 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use domain::handover::{Credential, HandOver};
 use domain::ids::RunnerKey;
 
 use crate::core::Limits;
+use crate::machine::PowerOff;
+use crate::pod::Mounted;
 
 mod cloud;
 
-pub use cloud::{Cloud, Endpoints, Keys};
+pub use cloud::{Cloud, Endpoints, Identity, Keys};
 
 /// Where things are and how long they may take.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,18 +32,36 @@ pub struct Environment {
     pub secrets: Secrets,
     /// Directory that a local machine leaves reports in; without one it sends none.
     pub report_spool: Option<PathBuf>,
+    /// Where a pod's termination message is written.
+    pub termination_log: PathBuf,
     /// Queue that an instance sends reports to, unless its hand-over names one.
     pub queue_url: Option<String>,
     /// AWS; present when `backend` or `secrets` need it.
     pub cloud: Option<Cloud>,
-    /// The Actions runner; made from `runner_url` when there is none.
+    /// The Actions runner; fetched when there is none.
     pub runner_dir: PathBuf,
-    /// Tarball of the runner: `http(s)://`, `file://`, or a path.
+    /// Where a machine image may have put a runner instead.
+    pub other_runner_dirs: Vec<PathBuf>,
+    /// Tarball of the runner: `http(s)://`, `file://`, or a path. Without one the latest release is looked up.
     pub runner_url: Option<String>,
+    /// Where the latest release is looked up; local machines are not to ask.
+    pub releases_url: Option<String>,
     /// SHA-256 of the tarball, hex.
     pub runner_sha256: Option<String>,
     /// Version of the runner, for reports.
     pub runner_version: Option<String>,
+    /// The account that jobs run as when the agent is root, if it is not a usual one.
+    pub runner_user: Option<String>,
+    /// Whether the job's account is kept from the instance's metadata.
+    pub deny_metadata: bool,
+    /// Where runners register, when the hand-over does not say.
+    pub github_url: String,
+    /// The runner's work directory, when it is not its own choice.
+    pub work_dir: Option<String>,
+    /// How long a job waits for the container engine.
+    pub docker_wait: Duration,
+    /// The last resort when the machine does not end.
+    pub power_off: PowerOff,
     /// Crash state, mode 0700.
     pub state_dir: PathBuf,
     /// Tool cache, named to the runner when it exists.
@@ -59,6 +80,12 @@ pub struct Environment {
     pub report_timeout: Duration,
     /// Unit of every retry pause.
     pub retry_base: Duration,
+    /// How often space and memory are looked at, and the crash state says that the agent lives.
+    pub safety_every: Duration,
+    /// How often EC2 is asked whether it wants the machine back.
+    pub spot_every: Duration,
+    /// Keeping the logs of a run, at most.
+    pub logs_within: Duration,
 }
 
 /// What a machine is, which decides how it reports and how it ends.
@@ -68,10 +95,12 @@ pub enum Backend {
     Local,
     /// An EC2 instance: reports go to SQS, the end is TerminateInstances.
     Ec2,
+    /// A pod: the report is its termination message, the end is the agent's exit.
+    Pod,
 }
 
 /// Where hand-overs are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Secrets {
     /// In files of this directory.
     Files(PathBuf),
@@ -82,6 +111,10 @@ pub enum Secrets {
         /// The parameter of the document, when it is not where the prefix and the machine's key say.
         config: Option<String>,
     },
+    /// In the files of a ConfigMap and a Secret.
+    Mounted(Mounted),
+    /// In the agent's own variables.
+    Given(Box<HandOver>),
 }
 
 /// How the hand-over is waited for.
@@ -117,26 +150,53 @@ impl Environment {
     /// Reads the variables through `get`. Problems that were tolerated come back as sentences for the log.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<(Self, Vec<String>), Fatal> {
         let mut reader = Reader { get, warnings: Vec::new() };
-        let key = reader.text("RUNS_FLEET_INSTANCE_ID").ok_or(Fatal::Missing("RUNS_FLEET_INSTANCE_ID"))?;
         let backend = reader.backend()?;
-        let secrets = reader.secrets()?;
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let key = reader.text("RUNS_FLEET_INSTANCE_ID").or_else(|| (backend == Backend::Pod).then(host));
+        let key = key.ok_or(Fatal::Missing("RUNS_FLEET_INSTANCE_ID"))?;
+        let secrets = reader.secrets(backend)?;
         let needs_cloud = backend == Backend::Ec2 || matches!(secrets, Secrets::Parameters { .. });
         let cloud = if needs_cloud { Some(reader.cloud()?) } else { None };
         let in_files = matches!(secrets, Secrets::Files(_));
-        let standby = reader.standby_deadline(backend);
+        // What a pod reads was there before it.
+        let standby = match backend {
+            Backend::Pod => Duration::ZERO,
+            Backend::Ec2 | Backend::Local => reader.standby_deadline(backend),
+        };
         let environment = Self {
+            // Its processes are looked for by this name on every kind of machine.
+            machine: reader
+                .text(provider::processes::MARKER)
+                .or_else(|| (backend != Backend::Local).then(|| key.clone())),
             key: RunnerKey::new(key),
-            machine: reader.text(provider::processes::MARKER),
             backend,
             secrets,
             cloud,
             report_spool: reader.path("RUNS_FLEET_REPORT_SPOOL"),
+            termination_log: reader
+                .path("RUNS_FLEET_TERMINATION_LOG")
+                .unwrap_or_else(|| PathBuf::from("/dev/termination-log")),
             queue_url: reader.text("RUNS_FLEET_TERMINATION_QUEUE_URL"),
             // The place a machine image keeps a runner in belongs to somebody else on a shared machine.
             runner_dir: reader.path("RUNS_FLEET_RUNNER_DIR").unwrap_or_else(|| match backend {
                 Backend::Local => absolute("runner"),
                 Backend::Ec2 => PathBuf::from("/opt/actions-runner"),
+                Backend::Pod => PathBuf::from("/home/runner"),
             }),
+            other_runner_dirs: match backend {
+                Backend::Local => Vec::new(),
+                Backend::Ec2 | Backend::Pod => ["/opt/actions-runner", "/home/runner"].map(PathBuf::from).to_vec(),
+            },
+            releases_url: reader.text("RUNS_FLEET_RUNNER_RELEASES_URL").or_else(|| match backend {
+                Backend::Local | Backend::Pod => None,
+                Backend::Ec2 => Some("https://api.github.com/repos/actions/runner/releases/latest".to_owned()),
+            }),
+            runner_user: reader.text("RUNS_FLEET_RUNNER_USER"),
+            deny_metadata: reader.deny_metadata(),
+            github_url: reader.text("RUNS_FLEET_GITHUB_URL").unwrap_or_else(|| "https://github.com".to_owned()),
+            work_dir: reader.text("RUNS_FLEET_WORK_DIR"),
+            docker_wait: reader.seconds("RUNS_FLEET_WAIT_FOR_DOCKER_SECONDS", 0..=600, 0),
+            power_off: reader.power_off(backend),
             runner_url: reader.text("RUNS_FLEET_RUNNER_URL"),
             runner_sha256: reader.text("RUNS_FLEET_RUNNER_SHA256"),
             runner_version: reader.text("RUNS_FLEET_RUNNER_VERSION"),
@@ -165,9 +225,32 @@ impl Environment {
             },
             report_timeout: reader.seconds("RUNS_FLEET_TELEMETRY_TIMEOUT_SECONDS", 1..=600, 30),
             retry_base: reader.millis("RUNS_FLEET_RETRY_BASE_MS", 1_000),
+            safety_every: reader.seconds("RUNS_FLEET_SAFETY_CHECK_SECONDS", 1..=3_600, 30),
+            spot_every: reader.millis("RUNS_FLEET_SPOT_POLL_MS", 5_000),
+            logs_within: reader.seconds("RUNS_FLEET_LOG_UPLOAD_TIMEOUT_SECONDS", 1..=600, 60),
         };
         Ok((environment, reader.warnings))
     }
+}
+
+/// Base URL of the metadata service; `None` when it must not be asked.
+pub fn metadata_endpoint(get: impl Fn(&str) -> Option<String>) -> Option<String> {
+    Reader { get, warnings: Vec::new() }.metadata()
+}
+
+/// How a machine is switched off about which too little is known to do anything else. Nothing, where it may be somebody's
+/// computer.
+pub fn last_resort(get: impl Fn(&str) -> Option<String>) -> PowerOff {
+    let reader = Reader { get, warnings: Vec::new() };
+    reader.backend().map(|backend| reader.power_off(backend)).unwrap_or_default()
+}
+
+/// Whether this is an instance that has to ask its metadata service who it is.
+pub fn needs_identity(get: impl Fn(&str) -> Option<String>) -> bool {
+    let reader = Reader { get, warnings: Vec::new() };
+    let known = reader.text("RUNS_FLEET_INSTANCE_ID").is_some();
+    let placed = reader.text("AWS_REGION").or_else(|| reader.text("AWS_DEFAULT_REGION")).is_some();
+    matches!(reader.backend(), Ok(Backend::Ec2)) && !(known && placed) && reader.metadata().is_some()
 }
 
 struct Reader<F> {
@@ -181,21 +264,57 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         (self.get)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
     }
 
-    /// A machine on EC2 unless told otherwise. A pod is neither, and must not take itself for an instance.
+    /// A machine on EC2 unless told otherwise, or unless it is a pod, which must not take itself for an instance.
     fn backend(&self) -> Result<Backend, Fatal> {
         const NAME: &str = "RUNS_FLEET_BACKEND";
+        let pod = self.text("KUBERNETES_SERVICE_HOST").is_some();
         match self.text(NAME).as_deref() {
             Some("local") => Ok(Backend::Local),
-            Some("ec2") if cfg!(feature = "aws") => Ok(Backend::Ec2),
-            None if cfg!(feature = "aws") && self.text("KUBERNETES_SERVICE_HOST").is_none() => Ok(Backend::Ec2),
-            _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ec2 or local" }),
-            _ => Err(Fatal::Unsupported { name: NAME, rule: "local" }),
+            Some("k8s") => Ok(Backend::Pod),
+            None if pod => Ok(Backend::Pod),
+            None | Some("ec2") if cfg!(feature = "aws") => Ok(Backend::Ec2),
+            _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ec2, k8s or local" }),
+            _ => Err(Fatal::Unsupported { name: NAME, rule: "k8s or local" }),
         }
     }
 
-    fn secrets(&self) -> Result<Secrets, Fatal> {
-        const NAME: &str = "RUNS_FLEET_SECRETS_BACKEND";
+    /// Anything but the word that allows it denies.
+    fn deny_metadata(&mut self) -> bool {
+        const NAME: &str = "RUNS_FLEET_JOB_IMDS_ACCESS";
         match self.text(NAME).as_deref() {
+            Some("allow") => false,
+            None | Some("deny") => true,
+            Some(_) => {
+                self.warnings.push(format!("{NAME} is taken for deny: it must be deny or allow"));
+                true
+            }
+        }
+    }
+
+    /// An agent that no service manager started is somebody's experiment, and must not switch a workstation off.
+    fn power_off(&self, backend: Backend) -> PowerOff {
+        let service = self.text("INVOCATION_ID").is_some();
+        let commands = match (self.get)("RUNS_FLEET_SHUTDOWN_COMMAND") {
+            Some(command) => [command.trim().to_owned()].into_iter().filter(|command| !command.is_empty()).collect(),
+            None if service && backend == Backend::Ec2 => {
+                ["systemctl poweroff", "shutdown -h now"].map(str::to_owned).to_vec()
+            }
+            None => Vec::new(),
+        };
+        PowerOff { commands }
+    }
+
+    fn secrets(&self, backend: Backend) -> Result<Secrets, Fatal> {
+        const NAME: &str = "RUNS_FLEET_SECRETS_BACKEND";
+        if backend == Backend::Pod {
+            let dir = |name: &str, usual: &str| self.path(name).unwrap_or_else(|| PathBuf::from(usual));
+            return Ok(Secrets::Mounted(Mounted {
+                config: dir("RUNS_FLEET_K8S_CONFIG_DIR", "/etc/runs-fleet/config"),
+                secrets: dir("RUNS_FLEET_K8S_SECRET_DIR", "/etc/runs-fleet/secrets"),
+            }));
+        }
+        match self.text(NAME).as_deref() {
+            Some("env") => Ok(Secrets::Given(Box::new(self.given()))),
             Some("file") if cfg!(feature = "local") => {
                 let dir = self.path("RUNS_FLEET_HANDOVER_DIR").ok_or(Fatal::Missing("RUNS_FLEET_HANDOVER_DIR"))?;
                 Ok(Secrets::Files(dir))
@@ -204,8 +323,42 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
                 prefix: self.text("RUNS_FLEET_SECRETS_PATH_PREFIX").unwrap_or_else(|| "/runs-fleet/runners".to_owned()),
                 config: self.text("RUNS_FLEET_SSM_PARAMETER"),
             }),
-            _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ssm or file" }),
-            _ => Err(Fatal::Unsupported { name: NAME, rule: "file" }),
+            _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ssm, file or env" }),
+            _ => Err(Fatal::Unsupported { name: NAME, rule: "file or env" }),
+        }
+    }
+
+    /// The hand-over that variables are. What is missing in it is told like what is missing in any other.
+    fn given(&self) -> HandOver {
+        let text = |name: &str| self.text(name).unwrap_or_default();
+        let secret = |name: &str| Credential::new(text(name));
+        HandOver {
+            org: text("RUNS_FLEET_ORG"),
+            repo: text("RUNS_FLEET_REPO"),
+            run_id: text("RUNS_FLEET_RUN_ID"),
+            job_id: text("RUNS_FLEET_JOB_ID"),
+            labels: self.list("RUNS_FLEET_LABELS"),
+            runner_group: text("RUNS_FLEET_RUNNER_GROUP"),
+            runner_name: text("RUNS_FLEET_RUNNER_NAME"),
+            jit_config: secret("RUNS_FLEET_JIT_CONFIG"),
+            jit_token: secret("RUNS_FLEET_JIT_TOKEN"),
+            cache_token: secret("RUNS_FLEET_CACHE_TOKEN"),
+            cache_url: text("RUNS_FLEET_CACHE_URL"),
+            telemetry_token: secret("RUNS_FLEET_TELEMETRY_TOKEN"),
+            termination_queue_url: text("RUNS_FLEET_TERMINATION_QUEUE_URL"),
+            is_org: matches!(text("RUNS_FLEET_IS_ORG").as_str(), "true" | "1"),
+            buildkit_cache_bucket: text("RUNS_FLEET_BUILDKIT_CACHE_BUCKET"),
+            buildkit_cache_region: text("RUNS_FLEET_BUILDKIT_CACHE_REGION"),
+            buildkit_cache_prefix: text("RUNS_FLEET_BUILDKIT_CACHE_PREFIX"),
+            runner_logs_bucket: text("RUNS_FLEET_RUNNER_LOGS_BUCKET"),
+            runner_logs_prefix: text("RUNS_FLEET_RUNNER_LOGS_PREFIX"),
+            // The rest has variables of its own that count for every hand-over, or belongs to a store.
+            created_at: None,
+            instance_id: String::new(),
+            dispatch_id: String::new(),
+            server_url: String::new(),
+            max_runtime_minutes: None,
+            idle_exit_seconds: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The runner's process: spawning `run.sh`, reading it, ending everything it started.
 //!
-//! `run.sh` gets a session of its own. Because that takes a step between fork and exec, the agent starts itself again
-//! in a hidden mode ([`exec`]) that takes the step and becomes `run.sh`.
+//! `run.sh` gets a session of its own, a control group, and the account of jobs. Because that takes steps between fork
+//! and exec, the agent starts itself again in a hidden mode ([`exec`]) that takes the steps and becomes `run.sh`.
 //!
 //! Properties: the output is read until its end, whatever it is, so that the job never blocks on a full pipe; a
 //! grandchild that holds the pipe open delays the end by at most [`DRAIN`]; what the agent ends, it ends with all its
@@ -18,13 +18,15 @@ use std::time::{Duration, SystemTime};
 
 use provider::processes::{self, MARKER, Members, ProcessId};
 use rustix::fs::Mode;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Gid, Pid, Signal, Uid};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::account::Account;
+use crate::cgroup::Cgroup;
 use crate::core::{Evidence, Exit, Input};
 use crate::log::Log;
 use crate::output::{Lines, News};
@@ -41,27 +43,95 @@ pub const EXEC_MODE: &str = "exec-runner";
 /// Where the runner keeps its diagnostics.
 pub const DIAG: &str = "_diag";
 
-/// The hidden mode: start a session and become `program`. Returns only on failure.
-pub fn exec(program: &OsStr) -> ExitCode {
-    // Fails only for a process that leads its group already, which a fresh child does not.
-    let _ = rustix::process::setsid();
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    let error = std::process::Command::new(program).exec();
-    let _ = writeln!(std::io::stderr(), "{} cannot be executed: {error}", Path::new(program).display());
+/// Nothing, among the hidden mode's arguments.
+const NONE: &str = "-";
+
+/// The hidden mode: `<account> <control group> <program> [argument…]`. Enters the group, starts a session, becomes the
+/// account and then the program. Returns only on failure; a step that fails keeps the program from running with more
+/// rights than it should have.
+pub fn exec(args: &[OsString]) -> ExitCode {
+    let failed = match become_program(args) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    let _ = writeln!(std::io::stderr(), "the runner cannot be executed: {failed}");
     ExitCode::from(127)
 }
 
-/// What is needed to run the job.
-#[derive(Debug)]
-pub struct Launch<'a> {
+fn become_program(args: &[OsString]) -> std::io::Result<std::convert::Infallible> {
+    let [account, cgroup, program, args @ ..] = args else {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "arguments are missing"));
+    };
+    if cgroup != NONE {
+        Cgroup::enter(Path::new(cgroup))?;
+    }
+    // An agent that must not be the kernel's first victim starts a job that may be.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+    // Fails only for a process that leads its group already, which a fresh child does not.
+    let _ = rustix::process::setsid();
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    if account != NONE {
+        let ids: Option<Vec<u32>> = account.to_str().and_then(|ids| ids.split(':').map(|id| id.parse().ok()).collect());
+        let Some([uid, groups @ ..]) = ids.as_deref().filter(|ids| ids.len() > 1) else {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "no account"));
+        };
+        let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+        // There is one thread, so that its rights are those of the process.
+        rustix::thread::set_thread_groups(&groups)?;
+        rustix::thread::set_thread_res_gid(groups[0], groups[0], groups[0])?;
+        let uid = Uid::from_raw(*uid);
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    }
+    Err(std::process::Command::new(program).args(args).exec())
+}
+
+/// How programs of the runner are started: through the hidden mode.
+#[derive(Debug, Clone, Default)]
+pub struct Launcher {
     /// Arguments that lead from the executable to the agent.
-    pub prefix: &'a [OsString],
-    /// The runner's directory.
-    pub dir: &'a Path,
-    /// The job's environment, complete.
-    pub env: Vec<(OsString, OsString)>,
+    pub prefix: Vec<OsString>,
+    /// Whom they run as, when it is somebody else.
+    pub account: Option<Account>,
+    /// The group they run in.
+    pub cgroup: Option<Cgroup>,
     /// The machine's marker.
     pub machine: Option<String>,
+    /// Variables that reach them although they look like ours.
+    pub passthrough: Vec<String>,
+}
+
+impl Launcher {
+    /// A command for the program `name` in the runner's directory `dir`, with the job's environment. `secret` is one
+    /// more variable, of this process alone.
+    pub fn command(&self, dir: &Path, name: &str, secret: Option<(&str, &str)>) -> tokio::process::Command {
+        let account = self.account.as_ref().map_or_else(
+            || NONE.to_owned(),
+            |account| {
+                let ids = std::iter::once(account.uid).chain(account.groups.iter().copied());
+                ids.map(|id| id.to_string()).collect::<Vec<_>>().join(":")
+            },
+        );
+        let cgroup = self.cgroup.as_ref().map_or(OsStr::new(NONE), |cgroup| cgroup.dir().as_os_str());
+        let env = environment(std::env::vars_os(), &self.passthrough, self.machine.as_deref(), self.account.as_ref());
+        let mut command = tokio::process::Command::new("/proc/self/exe");
+        command
+            .arg0("runs-fleet-agent")
+            .args(&self.prefix)
+            .arg(EXEC_MODE)
+            .arg(account)
+            .arg(cgroup)
+            .arg(dir.join(name))
+            .current_dir(dir)
+            .env_clear()
+            .envs(env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some((name, value)) = secret.filter(|(_, value)| !value.is_empty()) {
+            command.env(name, value);
+        }
+        command
+    }
 }
 
 /// A spawned `run.sh` with everything it starts.
@@ -71,31 +141,24 @@ pub struct Job {
     pub process: ProcessId,
     dir: PathBuf,
     spawned_at: SystemTime,
-    machine: Option<String>,
     /// Set when the agent asked it to stop.
     stopping: Arc<AtomicBool>,
 }
 
 impl Job {
-    /// Spawns `run.sh`. `spawned_at` is the wall time, compared with those of files it writes.
-    pub fn spawn(launch: Launch<'_>, spawned_at: SystemTime) -> std::io::Result<(Self, Child)> {
-        let child = tokio::process::Command::new("/proc/self/exe")
-            .arg0("runs-fleet-agent")
-            .args(launch.prefix)
-            .arg(EXEC_MODE)
-            .arg(launch.dir.join("run.sh"))
-            .current_dir(launch.dir)
-            .env_clear()
-            .envs(launch.env)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+    /// Spawns `run.sh` in `dir`. `spawned_at` is the wall time, compared with those of files it writes. `jit_config` is
+    /// absent from its environment when empty.
+    pub fn spawn(
+        launcher: &Launcher,
+        dir: &Path,
+        jit_config: &str,
+        spawned_at: SystemTime,
+    ) -> std::io::Result<(Self, Child)> {
+        let secret = Some(("ACTIONS_RUNNER_INPUT_JITCONFIG", jit_config));
+        let child = launcher.command(dir, "run.sh", secret).spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let process = pid.and_then(ProcessId::of).ok_or_else(|| std::io::Error::other("it vanished at once"))?;
-        let job =
-            Self { process, dir: launch.dir.to_owned(), spawned_at, machine: launch.machine, stopping: Arc::default() };
-        Ok((job, child))
+        Ok((Self { process, dir: dir.to_owned(), spawned_at, stopping: Arc::default() }, child))
     }
 
     /// Asks it to stop: SIGTERM to its process group.
@@ -109,11 +172,6 @@ impl Job {
         if rustix::process::kill_process_group(pid, Signal::TERM).is_err() {
             let _ = rustix::process::kill_process(pid, Signal::TERM);
         }
-    }
-
-    /// Everything it started: its session, and what escaped from it with the marker.
-    pub fn members(&self) -> Members {
-        Members { session: Some(self.process), marker: self.machine.clone() }
     }
 
     /// Whether the runner got a job, as far as its diagnostics and processes tell. Blocking.
@@ -151,8 +209,13 @@ impl Job {
     }
 }
 
-/// Kills all of `members`; says so when some stay.
-pub async fn end(members: &Members, log: &Log) {
+/// Kills all of `cgroup` and `members`; says so when some stay.
+pub async fn end(cgroup: Option<&Cgroup>, members: &Members, log: &Log) {
+    if let Some(cgroup) = cgroup
+        && !cgroup.end(KILL_WITHIN).await
+    {
+        log.error("processes_survive", &[("cgroup", Value::from(cgroup.dir().to_string_lossy()))]);
+    }
     if let Err(survivors) = processes::end(members, KILL_WITHIN).await {
         log.error("processes_survive", &[("error", Value::from(survivors.to_string()))]);
     }
@@ -209,13 +272,13 @@ async fn read(mut stream: impl AsyncRead + Unpin, name: &'static str, inputs: Op
     lines.end(|line| log.info("runner_output", &[("line", Value::from(format!("[{name}] {line}")))]));
 }
 
-/// The environment of the job: everything of `inherited` that is not the agent's own business, and what the runner
-/// needs. `jit_config` is absent from it when empty.
-pub fn environment(
+/// The environment of the job: everything of `inherited` that is not the agent's own business, what the runner needs,
+/// and who it is.
+fn environment(
     inherited: impl Iterator<Item = (OsString, OsString)>,
     passthrough: &[String],
     machine: Option<&str>,
-    jit_config: &str,
+    account: Option<&Account>,
 ) -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = inherited
         .filter(|(name, _)| {
@@ -223,19 +286,24 @@ pub fn environment(
             passthrough.iter().any(|exempt| *exempt == name) || !denied(&name)
         })
         .collect();
-    let mut add = |name: &str, value: &str| {
+    let mut add = |name: &str, value: &OsStr| {
         env.retain(|(present, _)| present != name);
         env.push((name.into(), value.into()));
     };
-    add("RUNNER_ALLOW_RUNASROOT", "1");
+    let one = OsStr::new("1");
+    add("RUNNER_ALLOW_RUNASROOT", one);
     // Lets the script forward a signal and wait, instead of leaving its listener behind.
-    add("RUNNER_MANUALLY_TRAP_SIG", "1");
-    add("ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE", "1");
+    add("RUNNER_MANUALLY_TRAP_SIG", one);
+    add("ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE", one);
     if let Some(machine) = machine {
-        add(MARKER, machine);
+        add(MARKER, OsStr::new(machine));
     }
-    if !jit_config.is_empty() {
-        add("ACTIONS_RUNNER_INPUT_JITCONFIG", jit_config);
+    if let Some(account) = account {
+        let name = OsStr::new(&account.name);
+        add("HOME", account.home.as_os_str());
+        add("USER", name);
+        add("LOGNAME", name);
+        add("SHELL", account.shell.as_os_str());
     }
     env
 }

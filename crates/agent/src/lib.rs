@@ -8,7 +8,11 @@
 //! * [`core`] — the decisions: a pure state machine. A simulation runs the same one.
 //! * [`environment`] — settings. [`claim`] — judging a hand-over. [`standby`] — waiting for it.
 //! * [`runner`] — the Actions runner on disk. [`job`] — its process. [`output`] — what it prints.
-//! * [`machine`] — its end. `aws` — EC2 instances: hand-over from SSM, reports to SQS, TerminateInstances.
+//! * [`account`], [`cgroup`], [`firewall`] — what keeps a job from the agent and from the instance's role.
+//! * [`watch`] — reclaims, space, memory. [`logs`] — keeping diagnostics. [`tools`] — what the image lacked.
+//! * [`machine`] — its end. `aws` — EC2 instances: hand-over from SSM, reports to SQS, TerminateInstances. `boot` — how
+//!   an instance learns who it is.
+//! * [`pod`] — the same in Kubernetes.
 //! * [`state`] — what survives a crash of the agent. [`report`] — telling the orchestrator. [`log`] — telling people.
 //! * [`shell`] — puts them together; [`main`] is the program around it.
 //!
@@ -16,21 +20,30 @@
 //! hand-over; a second agent on the same machine recovers what the first one left; `run.sh` that ends while it is
 //! being stopped is judged by the stop.
 
+pub mod account;
 #[cfg(feature = "aws")]
 pub mod aws;
 mod back_ends;
+#[cfg(feature = "aws")]
+pub mod boot;
+pub mod cgroup;
 pub mod claim;
 pub mod core;
 pub mod environment;
+pub mod firewall;
 pub mod job;
 pub mod log;
+pub mod logs;
 pub mod machine;
 pub mod output;
+pub mod pod;
 pub mod report;
 pub mod runner;
 pub mod shell;
 pub mod standby;
 pub mod state;
+pub mod tools;
+pub mod watch;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -41,7 +54,7 @@ use std::time::Duration;
 use domain::clock::{SystemClock, SystemRng};
 
 use crate::back_ends::BackEnds;
-use crate::environment::{Environment, Fatal};
+use crate::environment::{Backend, Environment, Fatal, Identity};
 use crate::log::Log;
 
 /// How long work that cannot be cancelled may hold up the exit.
@@ -55,13 +68,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     match args.first().and_then(|word| word.to_str()) {
         None => {}
-        Some(job::EXEC_MODE) if args.len() == 2 => return job::exec(&args[1]),
+        Some(job::EXEC_MODE) => return job::exec(&args[1..]),
+        #[cfg(feature = "aws")]
+        Some(mode @ ("bootstrap" | "give-up")) if args.len() <= 2 => return booting(mode, args.get(1)),
         Some("--version") => {
             let _ = writeln!(std::io::stdout(), "runs-fleet-agent {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
         Some(_) => {
-            let _ = writeln!(std::io::stderr(), "usage: runs-fleet-agent [--version]; everything else is environment");
+            let usage = "usage: runs-fleet-agent [--version | bootstrap [FILE] | give-up [REASON]]";
+            let _ = writeln!(std::io::stderr(), "{usage}; everything else is environment");
             return ExitCode::from(2);
         }
     }
@@ -84,43 +100,109 @@ enum Failed {
     Environment(#[from] Fatal),
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    #[cfg(feature = "aws")]
+    #[error(transparent)]
+    Identity(#[from] boot::Failed),
+}
+
+/// The modes around an instance's boot.
+#[cfg(feature = "aws")]
+fn booting(mode: &str, argument: Option<&OsString>) -> ExitCode {
+    let log = Log::new(Arc::new(SystemClock));
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return ExitCode::FAILURE;
+    };
+    let code = runtime.block_on(async {
+        match mode {
+            "bootstrap" => boot::bootstrap(argument.map(std::path::Path::new), &log).await,
+            _ => boot::give_up(&argument.map(|text| text.to_string_lossy()).unwrap_or_default(), &log).await,
+        }
+    });
+    ExitCode::from(code)
+}
+
+/// What the metadata service has to say because nobody else did: variables and their values.
+#[cfg(feature = "aws")]
+async fn identity(log: &Log) -> Result<Vec<(&'static str, String)>, boot::Failed> {
+    let get = |name: &str| std::env::var(name).ok();
+    let Some(base) = environment::metadata_endpoint(get).filter(|_| environment::needs_identity(get)) else {
+        return Ok(Vec::new());
+    };
+    let imds = aws::imds::Imds::new(&base).map_err(|error| boot::Failed::Metadata(error.to_string()))?;
+    match boot::learn(&imds, get).await {
+        Ok(learnt) => Ok(learnt),
+        Err(error) if get("RUNS_FLEET_INSTANCE_ID").is_some_and(|id| !id.trim().is_empty()) => {
+            log.warn("environment", &[("problem", error.to_string().into())]);
+            Ok(Vec::new())
+        }
+        Err(error) => {
+            environment::last_resort(get).run(log).await;
+            Err(error)
+        }
+    }
+}
+
+#[cfg(not(feature = "aws"))]
+async fn identity(_: &Log) -> Result<Vec<(&'static str, String)>, Failed> {
+    Ok(Vec::new())
+}
+
+/// The value of a variable: what was set, else what was `learnt`. Set and empty hides nothing.
+fn overlaid(learnt: &[(&'static str, String)], name: &str) -> Option<String> {
+    let set = std::env::var(name).ok();
+    let value = || learnt.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
+    set.clone().filter(|text| !text.trim().is_empty()).or_else(value).or(set)
 }
 
 fn start(prefix: Vec<OsString>, log: &Log) -> Result<u8, Failed> {
-    let (environment, warnings) = Environment::read(|name| std::env::var(name).ok())?;
-    log.context("instance_id", environment.key.as_str());
-    for warning in warnings {
-        log.warn("environment", &[("problem", warning.into())]);
-    }
-    if environment.machine.is_some() {
-        // A local machine must survive whoever started it and that one's terminal. Fails when we lead already.
-        let _ = rustix::process::setsid();
-    }
-    hide_keys(&environment, log);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let code = runtime.block_on(async {
-        let clock = Arc::new(SystemClock);
-        let BackEnds { store, channel, machine } = back_ends::build(&environment, clock.clone())?;
-        let parts = shell::Parts {
-            store,
-            channel,
-            machine,
-            environment,
-            clock,
-            rng: Arc::new(SystemRng),
-            log: log.clone(),
-            prefix,
-            started: tokio::time::Instant::now(),
-        };
-        Ok(shell::run(parts).await?)
-    });
+    let code = runtime.block_on(run(prefix, log));
     runtime.shutdown_timeout(LINGER);
     code
 }
 
+async fn run(prefix: Vec<OsString>, log: &Log) -> Result<u8, Failed> {
+    let started = tokio::time::Instant::now();
+    let learnt = identity(log).await?;
+    let get = |name: &str| overlaid(&learnt, name);
+    let (mut environment, warnings) = match Environment::read(get) {
+        Ok(read) => read,
+        Err(error) => {
+            environment::last_resort(get).run(log).await;
+            return Err(error.into());
+        }
+    };
+    environment.runner_dir = runner::choose(&environment);
+    log.context("instance_id", environment.key.as_str());
+    for warning in warnings {
+        log.warn("environment", &[("problem", warning.into())]);
+    }
+    if environment.backend == Backend::Local && environment.machine.is_some() {
+        // A local machine must survive whoever started it and that one's terminal. Fails when we lead already.
+        let _ = rustix::process::setsid();
+    }
+    hide_keys(&environment, log);
+    let clock = Arc::new(SystemClock);
+    let BackEnds { store, channel, machine, bucket, metadata } = back_ends::build(&environment, clock.clone(), log)?;
+    let parts = shell::Parts {
+        store,
+        channel,
+        machine,
+        bucket,
+        metadata,
+        environment,
+        clock,
+        rng: Arc::new(SystemRng),
+        log: log.clone(),
+        prefix,
+        started,
+    };
+    Ok(shell::run(parts).await?)
+}
+
 fn hide_keys(environment: &Environment, log: &Log) {
-    if let Some(cloud) = &environment.cloud {
-        log.hide(cloud.keys.secret.expose());
-        log.hide(cloud.keys.session_token.expose());
+    if let Some(Identity::Keys(keys)) = environment.cloud.as_ref().map(|cloud| &cloud.identity) {
+        log.hide(keys.secret.expose());
+        log.hide(keys.session_token.expose());
     }
 }

@@ -4,12 +4,23 @@
 //! and because nothing may stand between the agent's start and the job's. Secrets are struck out of every string
 //! before it is escaped, so no caller can forget it.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::clock::Clock;
 use serde_json::{Map, Value};
 use telemetry::Redactor;
+
+/// The log remembers its last lines, up to this many bytes.
+const REMEMBERED: usize = 1024 * 1024;
+
+/// The last lines.
+#[derive(Default)]
+struct Recent {
+    lines: VecDeque<String>,
+    bytes: usize,
+}
 
 /// A handle to the log; clones share everything.
 #[derive(Clone)]
@@ -18,12 +29,13 @@ pub struct Log {
     redactor: Redactor,
     /// Fields of every line.
     context: Arc<Mutex<Map<String, Value>>>,
+    recent: Arc<Mutex<Recent>>,
 }
 
 impl Log {
     /// A log without context or secrets.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { redactor: Redactor::new(Arc::clone(&clock)), clock, context: Arc::default() }
+        Self { redactor: Redactor::new(Arc::clone(&clock)), clock, context: Arc::default(), recent: Arc::default() }
     }
 
     /// Adds a field to every later line.
@@ -57,8 +69,21 @@ impl Log {
     }
 
     fn line(&self, level: &str, event: &str, fields: &[(&str, Value)]) {
+        let line = self.format(level, event, fields) + "\n";
         // Nobody is left to tell when standard output is gone; the job goes on.
-        let _ = writeln!(std::io::stdout().lock(), "{}", self.format(level, event, fields));
+        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.bytes += line.len();
+        recent.lines.push_back(line);
+        while recent.bytes > REMEMBERED {
+            let Some(oldest) = recent.lines.pop_front() else { break };
+            recent.bytes -= oldest.len();
+        }
+    }
+
+    /// The last lines, oldest first.
+    pub fn recent(&self) -> String {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).lines.iter().map(String::as_str).collect()
     }
 
     fn format(&self, level: &str, event: &str, fields: &[(&str, Value)]) -> String {

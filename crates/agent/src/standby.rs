@@ -7,6 +7,7 @@ use domain::handover::HandOver as Document;
 use domain::ids::RunnerKey;
 use provider::handover::{Error, HandOver};
 use serde_json::Value;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::claim;
@@ -35,23 +36,34 @@ pub enum Outcome {
     NobodyCame,
 }
 
-/// Polls the store until a hand-over is there that `stale` says nothing against, once more at `deadline`, and then gives
-/// up. Faults of the store never end the wait. A refusal is not even a fault: a store that shows a machine only what is
+/// What ends or shortens a wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Until<'a> {
+    /// When it is over.
+    pub deadline: Instant,
+    /// Rung when a hand-over is about to be there.
+    pub ring: &'a Notify,
+}
+
+/// Polls the store until a hand-over is there that `stale` says nothing against, once more at the deadline, and then
+/// gives up. Faults of the store never end the wait. A refusal is not even a fault: a store that shows a machine only what is
 /// its own refuses what does not exist yet. It counts when it is the last word.
 pub async fn wait(
     store: &dyn HandOver,
     key: &RunnerKey,
     stale: &(dyn Fn(&Document, &str) -> Option<&'static str> + Sync),
     cadence: Standby,
-    deadline: Instant,
+    until: Until<'_>,
     rng: &dyn Rng,
     log: &Log,
 ) -> Outcome {
+    let Until { deadline, ring } = until;
     let (mut unreadable, mut faults) = (0, 0);
     let mut denied = None;
     let mut reported_stale = String::new();
     let mut complained: Option<Instant> = None;
-    for poll in 0_u32.. {
+    let mut poll = 0_u32;
+    loop {
         let last = Instant::now() >= deadline;
         let answer = store.get(key).await;
         if !matches!(answer, Err(Error::Transient(_))) {
@@ -90,7 +102,10 @@ pub async fn wait(
         }
         let pause = if poll < cadence.fast_polls { cadence.fast } else { rng.jitter(cadence.slow, 0.2) };
         let pause = pause.max(fault_pause(faults));
-        tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => poll = poll.saturating_add(1),
+            () = ring.notified() => poll = 0,
+        }
     }
     denied.map_or(Outcome::NobodyCame, Outcome::Denied)
 }

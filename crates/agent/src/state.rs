@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use domain::clock::Timestamp;
+use domain::clock::{Timestamp, since};
 use provider::processes::ProcessId;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,10 @@ pub struct State {
     pub runner: Option<ProcessId>,
     /// When `run.sh` was spawned, epoch milliseconds.
     pub run_started_at_ms: Option<i64>,
+    /// When the agent was last known to live.
+    pub heartbeat_at: Option<Timestamp>,
+    /// The completion report without its proof, once it is decided.
+    pub completion: Option<String>,
     /// Fingerprints of hand-overs that were ever taken.
     pub consumed: Vec<String>,
 }
@@ -61,20 +65,35 @@ pub enum Recovery {
     None,
     /// Everything was done and reported.
     Done,
+    /// A predecessor decided this report and died before it was known to be accepted.
+    Unreported(String),
     /// A predecessor died with this job in hand.
     Died(&'static str),
+    /// A job ran here in another life of the machine; nobody waits for word of it. No other may run here.
+    Tainted,
 }
 
-/// The rule of recovery. Pure.
-pub fn recovery(state: &State, boot_id: &str) -> Recovery {
+/// A machine that was up again this soon was restarted by its job; otherwise somebody stopped and started it.
+const REBOOT_WITHIN: Duration = Duration::from_secs(180);
+
+/// The rule of recovery, for an agent that starts in the boot of this id, which began at `booted`. Pure.
+pub fn recovery(state: &State, boot_id: &str, booted: Option<Timestamp>) -> Recovery {
     let same_boot = state.boot_id == boot_id;
+    let restarted = match (booted, state.heartbeat_at) {
+        (Some(booted), Some(heartbeat)) => since(booted, heartbeat) <= REBOOT_WITHIN,
+        _ => false,
+    };
     match state.phase {
         None => Recovery::None,
         Some(Phase::Finished) => Recovery::Done,
         // Nothing ran, and the boot that claimed it is over.
         Some(Phase::Claimed) if !same_boot => Recovery::None,
+        Some(Phase::Finishing) if (same_boot || restarted) && state.completion.is_some() => {
+            Recovery::Unreported(state.completion.clone().unwrap_or_default())
+        }
         Some(_) if same_boot => Recovery::Died("agent_restarted: the previous agent process ended unexpectedly"),
-        Some(_) => Recovery::Died("instance_rebooted: the machine restarted during the job"),
+        Some(_) if restarted => Recovery::Died("instance_rebooted: the machine restarted during the job"),
+        Some(_) => Recovery::Tainted,
     }
 }
 
@@ -105,12 +124,16 @@ impl StateFile {
     }
 }
 
-/// When the kernel started; `None` when it does not say.
-pub fn boot_time(proc_root: &Path, now: Timestamp) -> Option<Timestamp> {
+/// How long the kernel runs; `None` when it does not say.
+pub fn uptime(proc_root: &Path) -> Option<Duration> {
     let uptime = std::fs::read_to_string(proc_root.join("uptime")).ok()?;
     let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
-    let uptime = Duration::try_from_secs_f64(seconds).ok().filter(|uptime| !uptime.is_zero())?;
-    now.checked_sub(uptime).ok()
+    Duration::try_from_secs_f64(seconds).ok().filter(|uptime| !uptime.is_zero())
+}
+
+/// When the kernel started; `None` when it does not say.
+pub fn boot_time(proc_root: &Path, now: Timestamp) -> Option<Timestamp> {
+    now.checked_sub(uptime(proc_root)?).ok()
 }
 
 /// The kernel's name for this boot; empty when it has none.

@@ -5,6 +5,7 @@
     reason = "these tests wait for real processes; what fails here fails the test"
 )]
 
+#[allow(dead_code, reason = "shared with tests that need other parts of it")]
 mod machine;
 #[cfg(feature = "aws")]
 mod on_ec2;
@@ -349,4 +350,46 @@ fn an_interrupted_unpacking_leaves_nothing_half_done() {
     let after = machine.run();
     assert_eq!(after.told(), ["started", "success"], "{}", after.log);
     assert!(!machine.path("machine/.runner.staging").exists());
+}
+
+#[test]
+fn a_pod_says_how_it_went_by_its_exit_and_its_last_word() {
+    let pod = |script: &str, credential: bool| {
+        let machine = Machine::bare();
+        runner_tree(&machine.path("machine/runner"), script);
+        for dir in ["config", "secrets"] {
+            fs::create_dir(machine.path(dir)).unwrap();
+        }
+        fs::write(machine.path("config/repo"), "o/r\n").unwrap();
+        fs::write(machine.path("config/job_id"), "7").unwrap();
+        fs::write(machine.path("secrets/telemetry_token"), TOKEN).unwrap();
+        if credential {
+            fs::write(machine.path("secrets/jit_config"), JIT).unwrap();
+        }
+        let text = |name: &str| machine.path(name).to_str().unwrap().to_owned();
+        let (config, secrets, word) = (text("config"), text("secrets"), text("last-word"));
+        machine
+            .set("RUNS_FLEET_BACKEND", "k8s")
+            .set("RUNS_FLEET_K8S_CONFIG_DIR", &config)
+            .set("RUNS_FLEET_K8S_SECRET_DIR", &secrets)
+            .set("RUNS_FLEET_TERMINATION_LOG", &word)
+    };
+    let rows = [
+        (SERVE, true, 0, "success"),
+        ("exit 7", true, 7, "failure"),
+        ("exit 42", true, 42, "failure"),
+        ("kill -9 $$", true, 1, "failure"),
+        ("kill -TERM $PPID; exec sleep 1000", true, 75, "interrupted"),
+        (SERVE, false, 64, "bootstrap_failed"),
+    ];
+    for (script, credential, code, status) in rows {
+        let machine = pod(script, credential);
+        let after = machine.run();
+        assert_eq!(after.status.code(), Some(code), "{script}: {}", after.log);
+        let word = fs::read_to_string(machine.path("last-word")).unwrap();
+        assert!(word.contains(&format!("\"status\":\"{status}\"")), "{script}: {word}");
+        assert!(!word.contains(TOKEN) && !word.contains(JIT), "{word}");
+        assert!(!machine.path("machine/state.json").exists());
+        assert!(!machine.path("machine/runner/.env").exists());
+    }
 }

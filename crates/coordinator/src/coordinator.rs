@@ -8,7 +8,6 @@ use db::{LeaderLease, Outcome, Table};
 use domain::clock::{Clock, Rng};
 use telemetry::Metrics;
 use telemetry::metrics::LeaderTransition;
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,7 +15,8 @@ use tracing::{debug, info, warn};
 
 use crate::election::{Answer, Call, Change, Election, Next, Now};
 use crate::leadership::Ending;
-use crate::{Leadership, Mono, Timings};
+use crate::terms::Published;
+use crate::{Leadership, Mono, Terms, Timings};
 
 #[cfg(test)]
 mod tests;
@@ -56,7 +56,7 @@ pub struct Parts {
 
 /// See the crate.
 pub struct Coordinator {
-    leadership: watch::Sender<Option<Leadership>>,
+    leadership: Arc<Published>,
     kind: Kind,
 }
 
@@ -74,7 +74,7 @@ struct Replica {
     mono: Arc<dyn Mono>,
     rng: Arc<dyn Rng>,
     metrics: Metrics,
-    leadership: watch::Sender<Option<Leadership>>,
+    leadership: Arc<Published>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -85,7 +85,7 @@ impl Coordinator {
     pub fn elected(settings: Settings, parts: Parts) -> Self {
         let Settings { name, host, version, timings } = settings;
         let Parts { table, clock, mono, rng, metrics } = parts;
-        let leadership = watch::Sender::new(None);
+        let leadership = Published::new(None);
         metrics.leader(Some(0.0));
         let replica = Replica {
             lease: LeaderLease::new(table, Arc::clone(&clock)),
@@ -95,7 +95,7 @@ impl Coordinator {
             mono,
             rng,
             metrics,
-            leadership: leadership.clone(),
+            leadership: Arc::clone(&leadership),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -106,7 +106,7 @@ impl Coordinator {
     /// a leader should do is then done by all, which locks and conditions keep safe.
     pub fn alone(clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
         metrics.leader(Some(1.0));
-        Self { leadership: watch::Sender::new(Some(Leadership::alone(clock, metrics))), kind: Kind::Alone }
+        Self { leadership: Published::new(Some(Leadership::alone(clock, metrics))), kind: Kind::Alone }
     }
 
     /// Runs for election from now on, in a task of its own. Starting again does nothing.
@@ -126,11 +126,11 @@ impl Coordinator {
 
     /// Whether this replica leads. Cheap, and true to the clock even when the election is stuck.
     pub fn is_leader(&self) -> bool {
-        self.leadership.borrow().as_ref().is_some_and(|term| term.check().is_ok())
+        self.leadership.latest().is_some_and(|term| term.check().is_ok())
     }
 
     /// The term this replica leads, and every later one. A term that ended may stay until the next begins: ask it.
-    pub fn leadership(&self) -> watch::Receiver<Option<Leadership>> {
+    pub fn leadership(&self) -> Terms {
         self.leadership.subscribe()
     }
 
@@ -285,7 +285,7 @@ impl Replica {
                 self.metrics.leader_token(Some(token as f64));
                 self.metrics.leader_transitions(LeaderTransition::Acquired);
                 info!(event = "leader.acquired", token, owner = self.who.owner, "this replica leads");
-                self.leadership.send_replace(Some(new));
+                self.leadership.set(Some(new));
             }
             Change::Renewed { valid_until } => {
                 if let Some(term) = term {
@@ -295,7 +295,7 @@ impl Replica {
             Change::Ended(ending) => {
                 let Some(old) = term.take() else { return };
                 old.end(ending);
-                self.leadership.send_replace(None);
+                self.leadership.set(None);
                 self.metrics.leader(Some(0.0));
                 self.metrics.leader_token(None);
                 self.metrics.leader_transitions(ending.transition());

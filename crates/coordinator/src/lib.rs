@@ -25,10 +25,12 @@ mod election;
 mod leadership;
 mod leading;
 mod mono;
+mod terms;
 mod timings;
 
 pub use coordinator::{Coordinator, Error, Parts, Settings};
 pub use leadership::{Leadership, Lost};
 pub use leading::while_leading;
 pub use mono::{BootClock, Mono};
+pub use terms::Terms;
 pub use timings::Timings;

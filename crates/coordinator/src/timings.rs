@@ -54,8 +54,8 @@ impl Timings {
     }
 }
 
-/// Two renewals may fail and the third still comes in time; and between the end of one leader's belief and the earliest
-/// moment of the next lie 12 s, ten times what clocks drift apart in a minute and more.
+/// A renewal may fail and the next still comes in time; and between the end of one leader's belief and the earliest
+/// moment of the next lie 12 s, more than ten times what clocks drift apart in a minute.
 const _: () = {
     let t = Timings::PRODUCTION;
     assert!(t.heartbeat.as_millis() * 2 * 105 / 100 + t.attempt.as_millis() < t.validity().as_millis());

@@ -122,7 +122,7 @@ async fn a_new_spare_is_in_its_pool_before_ec2_knows_it() {
     cloud.change(|world| world.invisible = Duration::from_secs(30));
     let compute = process(&cloud);
     let machine = spare(&compute).await;
-    assert_eq!(compute.list(&of_pool()).await.unwrap(), [machine.clone()]);
+    assert_eq!(compute.list(&of_pool()).await.unwrap(), vec![machine.clone()]);
     let other = Filter { pool: "slow".parse().ok(), ..Filter::default() };
     assert!(compute.list(&other).await.unwrap().is_empty());
     assert_eq!(compute.describe_many(&[machine.key.clone(), "i-other".into()]).await.unwrap(), [machine]);

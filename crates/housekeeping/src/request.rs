@@ -124,8 +124,9 @@ impl Requests {
         };
         let keeper = &self.keeper;
         let slots = tokio::select! {
-            slots = keeper.slots(task) => slots,
+            biased;
             () = self.stop.cancelled() => None,
+            slots = keeper.slots(task) => slots,
         };
         let Some(slots) = slots else {
             // Another replica has the time for it.

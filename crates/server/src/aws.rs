@@ -15,13 +15,16 @@ use dispatch::Ports;
 use domain::clock::{Clock, Rng, SystemClock, SystemRng};
 use fleet::aws::AwsEc2;
 use fleet::{Breaker, Ec2Compute, Settings, TagSettings};
+use provider::blobs::S3Blobs;
 use provider::ssm::{InstancePlace, SsmHandOver};
+use provider::{BlobStore, HandOver};
 use queue::Queue;
 use queue::sqs::{self, SqsQueue};
 use telemetry::Metrics;
 use tracing::warn;
 
-use crate::back_ends::{self, BackEnds};
+use crate::back_ends::{self, BackEnds, KeepsHouse};
+use crate::pools;
 
 /// What every client is made from. Endpoints follow the standard variables `AWS_ENDPOINT_URL` and
 /// `AWS_ENDPOINT_URL_<SERVICE>`, credentials the default chain. Nothing below a back end tries again.
@@ -53,6 +56,10 @@ pub(crate) async fn back_ends(config: &Config, simulated: bool, metrics: Metrics
     let calls = telemetry::aws::calls(metrics.clone(), Arc::clone(&clock));
 
     let (table, alone) = store(config, &sdk, &calls, &clock, &rng).await?;
+    let lease = config.core.locks_table.as_ref().map(|name| -> Arc<dyn db::Table> {
+        let names = TableNames::new().table(&schema::LOCKS, name);
+        Arc::new(DynamoDb::new(&sdk, calls.clone(), names, Arc::clone(&clock), Arc::clone(&rng)))
+    });
     let queues = Queues::open(config, &sdk, &calls)?;
     for warning in sqs::check(&queues.main).await {
         warn!(queue = "main", warning, "the main queue is not as it should be");
@@ -71,14 +78,36 @@ pub(crate) async fn back_ends(config: &Config, simulated: bool, metrics: Metrics
     if simulated {
         github = github.with_changes_per_minute(usize::MAX >> 1);
     }
+    let small = small_rows(config, Arc::clone(&table), &clock);
+    let archive = config.store.archive_bucket.as_ref().map(|bucket| S3Blobs::new(&sdk, calls.clone(), bucket));
+    let jobs = db::Jobs::new(Arc::clone(&table), Arc::clone(&clock));
+    let hand_over: Arc<dyn HandOver> =
+        Arc::new(SsmHandOver::new(&sdk, calls, &config.secrets.path_prefix, place.clone()));
+    // Claims that die with this process would not keep two replicas apart.
+    let kept = config.store.kind != StoreKind::DynamoDb || config.store.pools_table.is_some();
+    let pools = kept.then(|| {
+        pools::build(
+            config,
+            pools::Parts {
+                table: Arc::clone(&small),
+                jobs: jobs.clone(),
+                compute: compute.clone(),
+                hand_over: Arc::clone(&hand_over),
+                clock: Arc::clone(&clock),
+                rng: Arc::clone(&rng),
+                metrics: metrics.clone(),
+            },
+        )
+    });
     let ports = Ports {
-        jobs: db::Jobs::new(Arc::clone(&table), Arc::clone(&clock)),
+        jobs,
         runners: db::Runners::new(Arc::clone(&table), Arc::clone(&clock)),
-        markers: db::Markers::new(small_rows(config, table, &clock), Arc::clone(&clock)),
+        markers: db::Markers::new(Arc::clone(&small), Arc::clone(&clock)),
         main: queues.main.clone(),
         dead_letters: queues.dead_letters.clone(),
         compute: compute.clone(),
-        hand_over: Arc::new(SsmHandOver::new(&sdk, calls, &config.secrets.path_prefix, place.clone())),
+        pools,
+        hand_over,
         github: Arc::new(github.with_metrics(metrics.clone())),
         clock,
         rng,
@@ -95,7 +124,13 @@ pub(crate) async fn back_ends(config: &Config, simulated: bool, metrics: Metrics
         webhooks: queues.webhook,
         queues: queues.watched,
         alone,
+        lease,
         upkeep: vec![Box::pin(async move { compute.maintain().await })],
+        keeps_house: KeepsHouse {
+            table: small,
+            archive: archive.map(|archive| Arc::new(archive) as Arc<dyn BlobStore>),
+            requests: queues.housekeeping,
+        },
     })
 }
 
@@ -152,7 +187,6 @@ fn table_names(config: &Config) -> TableNames {
         (&schema::JOBS, &store.jobs_table),
         (&schema::POOLS, &store.pools_table),
         (&schema::AUDIT, &store.audit_table),
-        (&schema::LOCKS, &config.core.locks_table),
     ];
     for (table, name) in tables {
         if let Some(name) = name {
@@ -178,6 +212,7 @@ struct Queues {
     termination: Option<Arc<dyn Queue>>,
     events: Option<Arc<dyn Queue>>,
     webhook: Option<Arc<dyn Queue>>,
+    housekeeping: Option<Arc<dyn Queue>>,
     watched: Vec<WatchedQueue>,
 }
 
@@ -210,7 +245,7 @@ impl Queues {
         let mut watched: Vec<_> =
             others.map(|queue| WatchedQueue { queue: Arc::clone(queue), dead_letters: None }).collect();
         watched.insert(0, WatchedQueue { queue: main.clone(), dead_letters: dead_letters.clone() });
-        Ok(Self { main, dead_letters, termination, events, webhook, watched })
+        Ok(Self { main, dead_letters, termination, events, webhook, housekeeping, watched })
     }
 }
 
@@ -220,6 +255,7 @@ fn ec2_settings(config: &Config, fleet: &Fleet) -> Settings {
         spot_enabled: fleet.spot_enabled,
         default_subnets: fleet.default_subnets.clone(),
         private_subnets: fleet.private_subnets.clone(),
+        instance_profile: Some(fleet.instance_profile_arn.clone()),
         tags: TagSettings {
             custom: fleet.tags.clone(),
             attribution: fleet.attribution_tags.clone(),

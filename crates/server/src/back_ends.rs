@@ -34,7 +34,20 @@ pub(crate) struct BackEnds {
     pub(crate) secrets: Secrets,
     /// No other process can hold a lease: leases of earlier boots are dead.
     pub(crate) alone: bool,
+    /// Where the leader lease is; without it every replica leads.
+    pub(crate) lease: Option<Arc<dyn db::Table>>,
     pub(crate) upkeep: Vec<Upkeep>,
+    pub(crate) keeps_house: KeepsHouse,
+}
+
+/// What housekeeping adds.
+pub(crate) struct KeepsHouse {
+    /// Where small rows are.
+    pub(crate) table: Arc<dyn db::Table>,
+    /// Where records of jobs end.
+    pub(crate) archive: Option<Arc<dyn provider::BlobStore>>,
+    /// Where operators ask for runs.
+    pub(crate) requests: Option<Arc<dyn Queue>>,
 }
 
 /// What the configuration names.
@@ -67,8 +80,10 @@ pub(crate) async fn local(
     simulated_github: bool,
     metrics: Metrics,
 ) -> anyhow::Result<BackEnds> {
+    use crate::pools;
     use domain::clock::{SystemClock, SystemRng};
     use provider::local::{FileHandOver, Keep, ProcessCompute};
+    use provider::{Compute, HandOver};
     use queue::{QueueConfig, SpoolQueue, SqliteQueues};
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -98,14 +113,27 @@ pub(crate) async fn local(
     if simulated_github {
         github = github.with_changes_per_minute(usize::MAX >> 1);
     }
+    let jobs = db::Jobs::new(Arc::clone(&table), Arc::clone(&clock));
+    let compute: Arc<dyn Compute> = Arc::new(compute);
+    let hand_over: Arc<dyn HandOver> = Arc::new(FileHandOver::new(layout.hand_overs()));
+    let parts = pools::Parts {
+        table: Arc::clone(&table),
+        jobs: jobs.clone(),
+        compute: Arc::clone(&compute),
+        hand_over: Arc::clone(&hand_over),
+        clock: Arc::clone(&clock),
+        rng: Arc::clone(&rng),
+        metrics: metrics.clone(),
+    };
     let ports = Ports {
-        jobs: db::Jobs::new(Arc::clone(&table), Arc::clone(&clock)),
+        jobs,
         runners: db::Runners::new(Arc::clone(&table), Arc::clone(&clock)),
-        markers: db::Markers::new(table, Arc::clone(&clock)),
+        markers: db::Markers::new(Arc::clone(&table), Arc::clone(&clock)),
         main: Arc::clone(&main),
         dead_letters: Some(Arc::clone(&dead_letters)),
-        compute: Arc::new(compute),
-        hand_over: Arc::new(FileHandOver::new(layout.hand_overs())),
+        compute,
+        pools: Some(pools::build(config, parts)),
+        hand_over,
         github: Arc::new(github.with_metrics(metrics.clone())),
         clock,
         rng,
@@ -125,7 +153,13 @@ pub(crate) async fn local(
         secrets: secrets(config)?,
         ports,
         alone: true,
+        lease: None,
         upkeep: Vec::new(),
+        keeps_house: KeepsHouse {
+            table,
+            archive: Some(Arc::new(provider::blobs::DirectoryBlobs::new(layout.archive()))),
+            requests: None,
+        },
     })
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use domain::ids::JobId;
+use domain::ids::{JobId, PoolName};
 
 /// Runs GitHub Actions jobs on your own ephemeral machines.
 #[derive(Debug, Parser)]
@@ -33,6 +33,12 @@ pub(crate) enum Command {
     Labels(Labels),
     /// Says in one sentence what a job waits for, and shows its timeline.
     Why(Why),
+    /// Lists the tasks of housekeeping, or runs one now.
+    #[command(subcommand)]
+    Tasks(Tasks),
+    /// Shows and changes warm pools.
+    #[command(subcommand)]
+    Pools(Pools),
     /// Asks the server on this machine whether it is healthy. For container health checks.
     Healthcheck,
 }
@@ -79,6 +85,12 @@ pub(crate) struct Simulate {
     /// A day of forty organisations instead of a bad hour of two.
     #[arg(long)]
     pub(crate) day: bool,
+    /// A week of one organisation with warm pools; `--jobs` does not matter.
+    #[arg(long, conflicts_with = "day")]
+    pub(crate) week: bool,
+    /// Three days of bursts, with machines that are all cold, always hot, or kept by the tuner.
+    #[arg(long, value_name = "WARMTH", conflicts_with_all = ["day", "week"])]
+    pub(crate) bursts: Option<simulation::world::week::Warmth>,
     /// Write a picture of waits and fleet (SVG).
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,
@@ -97,6 +109,17 @@ impl Simulate {
         self.seeds.clone().unwrap_or(self.seed..=self.seed)
     }
 
+    /// What people do.
+    pub(crate) fn work(&self) -> simulation::world::scenario::Work {
+        use simulation::world::scenario::Work;
+        match self.bursts {
+            Some(warmth) => Work::Bursts(warmth),
+            None if self.week => Work::Week,
+            None if self.day => Work::Day,
+            None => Work::Hour,
+        }
+    }
+
     /// How much of what happened is kept to explain a broken invariant.
     pub(crate) const fn lines(&self) -> usize {
         if self.day { 0 } else { 20_000 }
@@ -111,6 +134,13 @@ impl Simulate {
         );
         if self.day {
             text.push_str(" --day");
+        }
+        if self.week {
+            text.push_str(" --week");
+        }
+        if let Some(warmth) = self.bursts {
+            text.push_str(" --bursts ");
+            text.push_str(warmth.as_str());
         }
         if let Some(mutation) = self.mutation {
             text.push_str(" --mutation ");
@@ -152,6 +182,9 @@ pub(crate) struct Local {
     /// Make everything go wrong: kill the orchestrator and runners, lose, repeat and reorder webhooks.
     #[arg(long)]
     pub(crate) chaos: bool,
+    /// Keep two warm pools of so many spares, running and stopped, and send two of three jobs to them.
+    #[arg(long, value_name = "SPARES", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) pool: Option<u32>,
     /// End when the jobs are done.
     #[arg(long, requires = "jobs")]
     pub(crate) exit_when_done: bool,
@@ -227,6 +260,170 @@ pub(crate) struct Why {
     /// Directory of a `local` run (its `--dir`).
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pools {
+    /// Lists the pools, and what the last pass over each saw.
+    List(ListPools),
+    /// Shows a pool.
+    Show(OnePool),
+    /// Changes a pool, or makes one. What is not mentioned stays.
+    Set(Box<SetPool>),
+    /// Removes a pool with its machines, unless it is in use.
+    Delete(DeletePool),
+    /// Says what the next pass over a pool would do, and why. Changes nothing.
+    Plan(OnePool),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListPools {
+    /// Directory of a `local` run (its `--dir`).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OnePool {
+    /// The pool, as in the label `pool=…`.
+    pub(crate) name: PoolName,
+    /// Directory of a `local` run (its `--dir`).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetPool {
+    /// The pool, as in the label `pool=…`.
+    pub(crate) name: PoolName,
+    /// Running spares.
+    #[arg(long, value_name = "N")]
+    pub(crate) running: Option<u32>,
+    /// Stopped spares.
+    #[arg(long, value_name = "N")]
+    pub(crate) stopped: Option<u32>,
+    /// Minutes before a running spare more than needed is taken away; 0 is 10.
+    #[arg(long, value_name = "MINUTES")]
+    pub(crate) idle_timeout: Option<u32>,
+    /// arm64, amd64 or any.
+    #[arg(long, value_name = "ARCH")]
+    pub(crate) arch: Option<String>,
+    /// vCPUs, as in 4 or 4-8; 0 leaves it open.
+    #[arg(long, value_name = "RANGE", value_parser = range::<u32>)]
+    pub(crate) cpu: Option<(u32, u32)>,
+    /// Memory in GiB, as in 16 or 8-32; 0 leaves it open.
+    #[arg(long, value_name = "RANGE", value_parser = range::<f64>)]
+    pub(crate) ram: Option<(f64, f64)>,
+    /// Instance families, separated by commas; empty leaves it open.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub(crate) families: Option<Vec<String>>,
+    /// Generation of the instance family; 0 leaves it open.
+    #[arg(long = "gen", value_name = "N")]
+    pub(crate) generation: Option<u32>,
+    /// This type and no other. Counts only without `--cpu`.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) instance_type: Option<String>,
+    /// Whether machines stand in private subnets.
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) private: Option<bool>,
+    /// Minutes that running spares are kept after a job: a number, or auto for what the tuner recommends.
+    #[arg(long, value_name = "MINUTES", value_parser = overriding)]
+    pub(crate) linger: Option<Override>,
+    /// How many: a number, or auto.
+    #[arg(long, value_name = "N", value_parser = overriding)]
+    pub(crate) max_hot: Option<Override>,
+    /// Targets by time of day, a JSON list; [] for none. See docs/POOLS.md.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) schedules: Option<String>,
+    /// New machines will do better: make some at once.
+    #[arg(long)]
+    pub(crate) reset_health: bool,
+    /// Directory of a `local` run (its `--dir`), whose server must not run.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeletePool {
+    /// The pool, as in the label `pool=…`.
+    pub(crate) name: PoolName,
+    /// Also if no label made it. Its targets must be 0.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Directory of a `local` run (its `--dir`), whose server must not run.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A number instead of the recommended one, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Override(pub(crate) Option<u32>);
+
+fn overriding(text: &str) -> Result<Override, String> {
+    match text {
+        "auto" => Ok(Override(None)),
+        number => number.parse().map(|number| Override(Some(number))).map_err(|_| "a number, or auto".to_owned()),
+    }
+}
+
+/// One number is both bounds.
+fn range<T: std::str::FromStr + Copy>(text: &str) -> Result<(T, T), String> {
+    let number = |text: &str| text.trim().parse::<T>().map_err(|_| "a number, or two as in 4-8".to_owned());
+    match text.split_once('-') {
+        Some((min, max)) => Ok((number(min)?, number(max)?)),
+        None => number(text).map(|both| (both, both)),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tasks {
+    /// Lists the tasks of housekeeping and how their last runs ended.
+    List(ListTasks),
+    /// Runs a task now, here, unless somebody does already.
+    Run(RunTask),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListTasks {
+    /// Directory of a `local` run (its `--dir`).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunTask {
+    /// Its name, as `tasks list` shows it.
+    pub(crate) task: String,
+    /// Look and tell, and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Act on so many things at most.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) max_items: Option<u32>,
+    /// Only this pool, where the task is about pools.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pool: Option<PoolName>,
+    /// Only this job, where the task is about jobs.
+    #[arg(long, value_name = "JOB")]
+    pub(crate) job: Option<JobId>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

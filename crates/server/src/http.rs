@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use coordinator::Coordinator;
 use queue::Queue;
 use serde::Deserialize;
 use telemetry::Metrics;
@@ -28,15 +29,18 @@ const PING: Duration = Duration::from_secs(2);
 /// restart every replica. Readiness looks at the main queue only: a replica without store still takes webhooks.
 pub(crate) struct Health {
     main: Arc<dyn Queue>,
+    /// Reported, never required.
+    coordinator: Arc<Coordinator>,
     draining: AtomicBool,
     ticked: std::sync::Mutex<Instant>,
     pinged: Mutex<Option<Instant>>,
 }
 
 impl Health {
-    pub(crate) fn new(main: Arc<dyn Queue>) -> Arc<Self> {
+    pub(crate) fn new(main: Arc<dyn Queue>, coordinator: Arc<Coordinator>) -> Arc<Self> {
         Arc::new(Self {
             main,
+            coordinator,
             draining: AtomicBool::new(false),
             ticked: std::sync::Mutex::new(Instant::now()),
             pinged: Mutex::new(None),
@@ -95,6 +99,7 @@ async fn ready(State(health): State<Arc<Health>>, Query(query): Query<ReadyQuery
         let age_ms = health.pinged.lock().await.map(|at| at.elapsed().as_millis());
         let body = serde_json::json!({
             "draining": draining,
+            "leader": health.coordinator.is_leader(),
             "dependencies": [{ "name": "main queue", "ok": queue, "age_ms": age_ms }],
         });
         return (status, axum::Json(body)).into_response();

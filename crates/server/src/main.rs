@@ -10,11 +10,13 @@ mod listener;
 #[cfg(feature = "local")]
 mod local;
 mod observe;
+mod pools;
 mod serve;
 #[cfg(feature = "aws")]
 mod setup;
 #[cfg(feature = "simulate")]
 mod simulate;
+mod tasks;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::main(&options),
         Command::Labels(options) => commands::labels(&options),
         Command::Why(options) => commands::why(&options),
+        Command::Tasks(options) => tasks::main(&options),
+        Command::Pools(options) => pools::main(&options),
         Command::Healthcheck => commands::healthcheck(),
     };
     result.unwrap_or_else(|error| {

@@ -65,11 +65,12 @@ impl Observer for Observed {
     }
 }
 
-/// Sets the depth gauges until told to stop. A queue that does not answer has no value, rather than an old one.
+/// Sets the depth gauges until told to stop; then there are none: one replica speaks for all. A queue that does not
+/// answer has no value, rather than an old one.
 pub(crate) async fn depths(queues: Vec<Arc<dyn Queue>>, metrics: Metrics, stop: CancellationToken) {
+    let names = || queues.iter().filter_map(|queue| Some((queue, QueueName::parse(queue.name())?)));
     loop {
-        for queue in &queues {
-            let Some(name) = QueueName::parse(queue.name()) else { continue };
+        for (queue, name) in names() {
             let depth = queue.depth().await.unwrap_or_else(|error| {
                 debug!(queue = queue.name(), %error, "the depth of a queue is unknown");
                 queue::Depth::default()
@@ -78,8 +79,13 @@ pub(crate) async fn depths(queues: Vec<Arc<dyn Queue>>, metrics: Metrics, stop: 
             metrics.queue_inflight(name, depth.in_flight.map(|n| n as f64));
         }
         tokio::select! {
-            () = stop.cancelled() => return,
+            biased;
+            () = stop.cancelled() => break,
             () = tokio::time::sleep(DEPTHS) => {}
         }
+    }
+    for (_, name) in names() {
+        metrics.queue_depth(name, None);
+        metrics.queue_inflight(name, None);
     }
 }

@@ -9,8 +9,11 @@ use admin::{About, Access, AdminState, ConfigWarning, WatchedQueue};
 use anyhow::Context;
 use axum::Router;
 use config::{Config, Loaded, SystemFiles};
-use dispatch::{Dispatch, Events, Reports, Webhooks, Worker, sweeps};
-use domain::clock::{Clock, SystemClock};
+use coordinator::{BootClock, Coordinator, Leadership, while_leading};
+use dispatch::sweeps::{self, Sweep};
+use dispatch::{Dispatch, Events, Reports, Webhooks, Worker};
+use domain::clock::{Clock, Rng, SystemClock};
+use housekeeping::Requests;
 use queue::{Consumer, ConsumerConfig, Handler, Queue};
 use secrecy::ExposeSecret;
 use telemetry::logging::{self, LogConfig};
@@ -32,6 +35,8 @@ const SIGNALS: usize = 10;
 const STARTS: u32 = 10;
 /// Between those, and between ticks of the watchdog behind `/health`.
 const TICK: Duration = Duration::from_secs(1);
+/// How long giving the leader lease up may hold up a stop.
+const RELEASE: Duration = Duration::from_secs(1);
 /// How long open HTTP requests may take once nobody routes here any more.
 const HTTP_CLOSE: Duration = Duration::from_secs(5);
 
@@ -114,10 +119,14 @@ fn log_config(config: &Config) -> LogConfig {
             config::LogFormat::Json => logging::Format::Json,
             config::LogFormat::Text => logging::Format::Text,
         },
-        host: std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".to_owned()),
+        host: host(),
         replica_id: config.core.replica_id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+fn host() -> String {
+    std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".to_owned())
 }
 
 /// Runs until a signal, then drains. `false`: something did not end in time.
@@ -127,7 +136,8 @@ async fn run(
     back_ends: BackEnds,
     metrics: Metrics,
 ) -> anyhow::Result<bool> {
-    let BackEnds { ports, settings, reports, events, webhooks, queues, secrets, alone, upkeep } = back_ends;
+    let BackEnds { ports, settings, reports, events, webhooks, queues, secrets, alone, lease, upkeep, keeps_house } =
+        back_ends;
     let timings = settings.timings;
     let divisor = config.tuning.time_divisor;
     let (main, rng, clock) = (Arc::clone(&ports.main), Arc::clone(&ports.rng), Arc::clone(&ports.clock));
@@ -147,7 +157,11 @@ async fn run(
         ]),
         warnings,
     };
-    let health = Health::new(Arc::clone(&main));
+    if lease.is_none() && !alone {
+        warn!("RUNS_FLEET_COORDINATOR_ENABLED is not set: no leader is elected, every replica does a leader's work");
+    }
+    let coordinator = Arc::new(coordinator(config, lease, &clock, &rng, &metrics));
+    let health = Health::new(Arc::clone(&main), Arc::clone(&coordinator));
     let observer = Arc::new(Observed { metrics: metrics.clone(), clock });
     let (stop, close) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = JoinSet::new();
@@ -164,14 +178,33 @@ async fn run(
     consume(events, SIGNALS, Arc::new(Events(Arc::clone(&dispatch))));
     consume(webhooks, SIGNALS, Arc::new(Webhooks(Arc::clone(&worker))));
     consume(Some(main), config.tuning.dispatch_concurrency, worker);
+    let (requests, keeper) = (keeps_house.requests.clone(), crate::tasks::keeper(config, keeps_house, &dispatch));
+    if let Some(queue) = requests {
+        let handler = Arc::new(Requests { keeper: Arc::clone(&keeper), stop: stop.clone() });
+        let consuming = Requests::consuming().divided(divisor);
+        let consumer = Consumer::observed(queue, consuming, handler, Arc::clone(&rng), observer.clone());
+        tasks.spawn(consumer.run(stop.clone()));
+    }
+    tasks.spawn(lead(&coordinator, &stop, move |term| Arc::clone(&keeper).lead(term)));
     let mut keeping = JoinSet::new();
     for task in upkeep {
         keeping.spawn(task);
     }
-    tasks.spawn(sweeps::run(Arc::clone(&dispatch), stop.clone()));
     let watched: Vec<_> =
         queues.iter().flat_map(|q| [Some(Arc::clone(&q.queue)), q.dead_letters.clone()]).flatten().collect();
-    tasks.spawn(observe::depths(watched, metrics.clone(), stop.clone()));
+    let (sweeping, measured) = (Arc::clone(&dispatch), metrics.clone());
+    tasks.spawn(lead(&coordinator, &stop, move |term| {
+        sweeps::run_some(Arc::clone(&sweeping), Sweep::LOOPS, term.over())
+    }));
+    tasks.spawn(lead(&coordinator, &stop, move |term| observe::depths(watched.clone(), measured.clone(), term.over())));
+    if let Some(pools) = dispatch.ports().pools.clone() {
+        let (demanded, until) = (Arc::clone(&pools), stop.clone());
+        tasks.spawn(async move { demanded.run_demand(until).await });
+        tasks.spawn(lead(&coordinator, &stop, move |term| {
+            let pools = Arc::clone(&pools);
+            async move { pools.run_leader(term).await }
+        }));
+    }
     tasks.spawn(check_app(Arc::clone(&dispatch)));
     tasks.spawn(watchdog(Arc::clone(&health), close.clone()));
 
@@ -180,6 +213,7 @@ async fn run(
         .await
         .with_context(|| format!("cannot listen on {}", config.core.listen_addr))?;
     let address = listener.local_addr()?;
+    coordinator.start().await.context("a leader cannot be elected in the table of RUNS_FLEET_LOCKS_TABLE")?;
     let app = app(config, &dispatch, secrets, queues, about, &health, metrics, &close);
     tasks.spawn(crate::listener::serve(listener, app, close.clone()));
     info!(event = "server_started", address = %address, "serving");
@@ -188,6 +222,8 @@ async fn run(
     info!(event = "server_draining", "draining: readiness is off, nothing new is received");
     health.drain();
     stop.cancel();
+    // At once, not after the drain: what a successor could do twice is kept apart by conditions, and idle time is not.
+    tasks.spawn(async move { coordinator.stop(RELEASE).await });
     dispatch.drain();
     tokio::select! {
         () = tokio::time::sleep(config.core.shutdown_drain_delay) => {}
@@ -209,6 +245,40 @@ async fn run(
     }
     info!(event = "server_stopped", clean, "stopped");
     Ok(clean)
+}
+
+/// What one replica does for all: `work`, in every term of this one.
+fn lead<W, F>(
+    coordinator: &Arc<Coordinator>,
+    stop: &CancellationToken,
+    work: W,
+) -> impl Future<Output = ()> + Send + use<W, F>
+where
+    W: FnMut(Leadership) -> F + Send,
+    F: Future<Output = ()> + Send,
+{
+    let (coordinator, stop) = (Arc::clone(coordinator), stop.clone());
+    async move { while_leading(&coordinator, stop, work).await }
+}
+
+/// The election that the configuration asks for. Its timings are never divided: replicas must agree on them.
+fn coordinator(
+    config: &Config,
+    lease: Option<Arc<dyn db::Table>>,
+    clock: &Arc<dyn Clock>,
+    rng: &Arc<dyn Rng>,
+    metrics: &Metrics,
+) -> Coordinator {
+    let Some(table) = lease else { return Coordinator::alone(Arc::clone(clock), metrics.clone()) };
+    let settings = coordinator::Settings {
+        name: config.core.replica_id.clone(),
+        host: host(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        timings: coordinator::Timings::PRODUCTION,
+    };
+    let (clock, rng) = (Arc::clone(clock), Arc::clone(rng));
+    let parts = coordinator::Parts { table, clock, mono: Arc::new(BootClock), rng, metrics: metrics.clone() };
+    Coordinator::elected(settings, parts)
 }
 
 /// Waits for the main queue: a moment's throttling is no reason not to start.

@@ -118,7 +118,7 @@ fn one(options: &cli::Simulate, seed: u64) -> anyhow::Result<Finished> {
         replicas: options.replicas,
         faults: options.faults,
         keep,
-        day: options.day,
+        work: options.work(),
         mutation: options.mutation,
     };
     let began = SystemClock.now();
@@ -158,7 +158,7 @@ fn shown(outcome: &Outcome, took: f64, seed: u64) -> String {
     let s = &outcome.summary;
     let mut text = format!(
         "seed {seed}: {} jobs, {} completed, {} re-run, {} lost; wait {:.0}/{:.0}/{:.0} s (p50/p95/p99); {} launches \
-         ({:+}), {} reclaimed, {} stolen; {:.2} USD; {} virtual s in {took:.2} s ({:.0} jobs/s)",
+         ({:+}), {} reclaimed, {} stolen; {} hot, {} warm, {} cold; {:.2} USD; {} virtual s in {took:.2} s ({:.0} jobs/s)",
         s.jobs,
         s.completed,
         s.rerun,
@@ -170,6 +170,9 @@ fn shown(outcome: &Outcome, took: f64, seed: u64) -> String {
         s.extra_launches,
         s.reclaims,
         s.stolen,
+        s.hot,
+        s.warm,
+        s.cold,
         s.cost_usd,
         s.virtual_s,
         s.jobs as f64 / took.max(0.001),

@@ -1,6 +1,7 @@
 //! `pools` on the directory of a local run: what is refused, what is saved, what a pass would do, what goes.
 
 #![cfg(feature = "local")]
+#![allow(clippy::disallowed_methods, reason = "tests, against a real clock")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "tests")]
 
 mod support;

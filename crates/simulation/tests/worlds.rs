@@ -10,13 +10,13 @@ use domain::clock::{Clock, SystemClock, since};
 use simulation::world::journal::Keep;
 use simulation::world::mutation::Mutation;
 use simulation::world::run::{Options, Outcome, run};
-use simulation::world::scenario::Faults;
+use simulation::world::scenario::{Faults, Work};
 
 const JOBS: u64 = 30;
 const KINDS: [&str; 6] = ["none", "network", "crashes", "cloud", "github", "all"];
 
 fn options(seed: u64, faults: Faults) -> Options {
-    Options { seed, jobs: JOBS, replicas: 2, faults, keep: Keep::Nothing, day: false, mutation: None }
+    Options { seed, jobs: JOBS, replicas: 2, faults, keep: Keep::Nothing, work: Work::Hour, mutation: None }
 }
 
 fn kind(word: &str) -> Faults {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Aws, Error};
 use crate::log::Log;
-use crate::machine::Machine;
+use crate::machine::{Machine, PowerOff};
 
 /// Calls before EC2 is given up.
 const ATTEMPTS: u32 = 4;
@@ -35,17 +35,19 @@ fn is_final(error: &Error) -> bool {
     }
 }
 
-/// The instance that the agent runs on.
+/// The instance that the agent runs on. When EC2 does not end it, it powers off, which ends it too: its launch template
+/// says so. When that fails as well, the exit code tells the service manager.
 pub struct Instance {
     aws: Arc<Aws>,
     id: RunnerKey,
     retry_base: Duration,
+    power_off: PowerOff,
 }
 
 impl Instance {
     /// The instance called `id`; pauses between attempts are `retry_base`, twice and four times that.
-    pub fn new(aws: Arc<Aws>, id: RunnerKey, retry_base: Duration) -> Self {
-        Self { aws, id, retry_base }
+    pub fn new(aws: Arc<Aws>, id: RunnerKey, retry_base: Duration, power_off: PowerOff) -> Self {
+        Self { aws, id, retry_base, power_off }
     }
 
     async fn terminate(&self, log: &Log) -> bool {
@@ -68,18 +70,15 @@ impl Instance {
         }
         false
     }
-
-    /// What is done when EC2 does not end the machine: people are told, and the exit code tells the service manager.
-    /// The operating system is not asked to power off.
-    fn left_standing(&self, log: &Log) -> bool {
-        log.error("machine_left_standing", &[("reason", "EC2 did not accept its termination".into())]);
-        false
-    }
 }
 
 #[async_trait]
 impl Machine for Instance {
     async fn end(&self, log: &Log) -> bool {
-        self.terminate(log).await || self.left_standing(log)
+        if self.terminate(log).await || self.power_off.run(log).await {
+            return true;
+        }
+        log.error("machine_left_standing", &[("reason", "neither EC2 nor the system ends it".into())]);
+        false
     }
 }

@@ -1,6 +1,7 @@
 //! The agent's few calls to AWS: one signed POST each, no SDK.
 //!
-//! [`Aws`] signs and sends; [`ssm`] reads hand-overs, [`sqs`] takes reports, [`ec2`] ends the machine.
+//! [`Aws`] signs and sends; [`ssm`] reads hand-overs, [`sqs`] takes reports, [`s3`] keeps logs, [`ec2`] ends the
+//! machine. [`imds`] says who and where the machine is.
 //!
 //! Properties: every call ends within [`CALL`]; none is repeated here, because whoever calls has the loop that knows
 //! how often and how long; no credential and no content appears in an error, not even in words of the service, which
@@ -8,6 +9,9 @@
 
 pub mod ec2;
 mod error;
+pub mod imds;
+mod role;
+pub mod s3;
 mod sign;
 pub mod sqs;
 pub mod ssm;
@@ -22,7 +26,11 @@ use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 
 pub use error::Error;
 
-use crate::environment::{Cloud, Endpoints, Keys};
+use crate::environment::{Cloud, Endpoints, Identity as Given, Keys};
+use crate::log::Log;
+
+use imds::Imds;
+use role::Role;
 
 /// Limit of establishing a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -37,13 +45,15 @@ const TARGET: &str = "x-amz-target";
 enum Source {
     /// They were given at the start and last as long as the agent.
     Given(Identity),
+    /// The instance has a role.
+    Role(Role),
 }
 
 impl Source {
-    /// Asked for each call: credentials of a role change while the agent runs.
-    fn identity(&self) -> &Identity {
+    async fn identity(&self) -> Result<Identity, Error> {
         match self {
-            Self::Given(identity) => identity,
+            Self::Given(identity) => Ok(identity.clone()),
+            Self::Role(role) => role.identity().await,
         }
     }
 }
@@ -72,7 +82,7 @@ impl Aws {
     ///
     /// # Errors
     /// When the TLS library finds no usable root certificates.
-    pub fn new(cloud: &Cloud, clock: Arc<dyn Clock>) -> Result<Self, reqwest::Error> {
+    pub fn new(cloud: &Cloud, clock: Arc<dyn Clock>, log: &Log) -> Result<Self, reqwest::Error> {
         // A second installation is refused and changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
@@ -81,7 +91,13 @@ impl Aws {
             .timeout(CALL)
             .build()?;
         let (region, endpoints) = (cloud.region.clone(), cloud.endpoints.clone());
-        Ok(Self { http, region, endpoints, source: Source::Given(identity(&cloud.keys)), clock })
+        let source = match &cloud.identity {
+            Given::Keys(keys) => Source::Given(identity(keys)),
+            Given::Role { metadata } => {
+                Source::Role(Role::new(Arc::new(Imds::new(metadata)?), Arc::clone(&clock), log.clone()))
+            }
+        };
+        Ok(Self { http, region, endpoints, source, clock })
     }
 
     async fn json(&self, call: Json<'_>, body: &serde_json::Value) -> Result<serde_json::Value, Error> {
@@ -103,27 +119,21 @@ impl Aws {
         headers: &[(&str, &str)],
         body: String,
     ) -> Result<Vec<u8>, Error> {
-        let since_epoch = u64::try_from(self.clock.now().as_millisecond()).unwrap_or(0);
-        let scope = sign::Scope {
-            region: &self.region,
-            service,
-            time: UNIX_EPOCH + Duration::from_millis(since_epoch),
-            identity: self.source.identity(),
-        };
+        let identity = self.source.identity().await?;
+        let scope = self.scope(service, &identity);
         let signature = sign::post(&scope, endpoint, headers, body.as_bytes()).map_err(Error::Refused)?;
-        let mut request = self.http.post(endpoint);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        for (name, value) in signature {
-            let value = HeaderValue::from_str(&value).map(|mut value| {
-                value.set_sensitive(true);
-                value
-            });
-            let value = value.map_err(|_| Error::Refused("the credentials fit into no header".to_owned()))?;
-            request = request.header(HeaderName::from_static(name), value);
-        }
-        let mut response = request.body(body).send().await.map_err(no_answer)?;
+        let request = with_headers(self.http.post(endpoint), headers, signature)?;
+        self.send(request.body(body)).await
+    }
+
+    fn scope<'a>(&'a self, service: &'a str, identity: &'a Identity) -> sign::Scope<'a> {
+        let since_epoch = u64::try_from(self.clock.now().as_millisecond()).unwrap_or(0);
+        sign::Scope { region: &self.region, service, time: UNIX_EPOCH + Duration::from_millis(since_epoch), identity }
+    }
+
+    /// Sends; the body of a good answer.
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, Error> {
+        let mut response = request.send().await.map_err(no_answer)?;
         let status = response.status();
         let mut answer = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
@@ -134,6 +144,25 @@ impl Aws {
         }
         if status.is_success() { Ok(answer) } else { Err(error::of(status.as_u16(), &answer)) }
     }
+}
+
+fn with_headers(
+    mut request: reqwest::RequestBuilder,
+    headers: &[(&str, &str)],
+    signature: Vec<(&'static str, String)>,
+) -> Result<reqwest::RequestBuilder, Error> {
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    for (name, value) in signature {
+        let value = HeaderValue::from_str(&value).map(|mut value| {
+            value.set_sensitive(true);
+            value
+        });
+        let value = value.map_err(|_| Error::Refused("the credentials fit into no header".to_owned()))?;
+        request = request.header(HeaderName::from_static(name), value);
+    }
+    Ok(request)
 }
 
 fn identity(keys: &Keys) -> Identity {

@@ -14,9 +14,9 @@ use super::ec2::Instance;
 use super::sqs::Queue;
 use super::ssm::Parameters;
 use super::{Aws, Error, error, identity, sign};
-use crate::environment::{Cloud, Endpoints, Keys};
+use crate::environment::{Cloud, Endpoints, Identity as Given, Keys};
 use crate::log::Log;
-use crate::machine::Machine;
+use crate::machine::{Machine, PowerOff};
 use crate::report::{Channel, Letter, Undelivered};
 
 fn keys(session_token: &str) -> Keys {
@@ -124,10 +124,15 @@ async fn double(answers: Vec<(u16, String)>) -> (Arc<Aws>, Arc<AtomicUsize>, Joi
 }
 
 fn client(endpoint: &str) -> Arc<Aws> {
-    let [ssm, sqs, ec2] = [(); 3].map(|()| endpoint.to_owned());
-    let cloud = Cloud { region: "us-east-1".to_owned(), endpoints: Endpoints { ssm, sqs, ec2 }, keys: keys("") };
+    let [ssm, sqs, ec2, s3] = [(); 4].map(|()| endpoint.to_owned());
+    let cloud = Cloud {
+        region: "us-east-1".to_owned(),
+        endpoints: Endpoints { ssm, sqs, ec2, s3 },
+        identity: Given::Keys(keys("")),
+        metadata: None,
+    };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    Arc::new(Aws::new(&cloud, clock).unwrap())
+    Arc::new(Aws::new(&cloud, Arc::clone(&clock), &Log::new(clock)).unwrap())
 }
 
 /// Whether these bytes are a request with its whole body.
@@ -159,7 +164,7 @@ async fn ending_the_instance_is_tried_four_times_unless_that_is_pointless() {
     ];
     for (answers, ended, calls) in rows {
         let (aws, count, _server) = double(answers.clone()).await;
-        let instance = Instance::new(aws, "i-1".into(), Duration::from_millis(1));
+        let instance = Instance::new(aws, "i-1".into(), Duration::from_millis(1), PowerOff::default());
         assert_eq!(instance.end(&log).await, ended, "{answers:?}");
         assert_eq!(count.load(Ordering::SeqCst), calls, "{answers:?}");
     }
@@ -207,4 +212,15 @@ async fn an_undelivered_letter_says_whether_to_try_again() {
     assert_eq!(never, Err(Undelivered::Never("not found (QueueDoesNotExist)".to_owned())));
     let nowhere = Letter { queue_url: None, ..letter.clone() };
     assert_eq!(Queue::new(client("http://127.0.0.1:9")).deliver(&nowhere).await, Err(Undelivered::Nowhere));
+}
+
+#[tokio::test]
+async fn what_ec2_does_not_end_powers_off() {
+    let log = Log::new(Arc::new(SystemClock));
+    for (commands, ended) in [(vec!["false", "true"], true), (vec!["/nowhere/x"], false)] {
+        let (aws, _, _server) = double(vec![(403, xml("UnauthorizedOperation"))]).await;
+        let power_off = PowerOff { commands: commands.into_iter().map(str::to_owned).collect() };
+        let instance = Instance::new(aws, "i-1".into(), Duration::from_millis(1), power_off);
+        assert_eq!(instance.end(&log).await, ended);
+    }
 }

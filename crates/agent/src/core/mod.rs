@@ -5,9 +5,9 @@
 //!
 //! ```text
 //! standby ── hand-over ──> preparing ── ready ──> running ── run.sh ended ──> over
-//!    │                         │                     │ signal, ceiling, no job
+//!    │                         │                     │ signal, spot notice, ceiling, no job
 //!    │ signal: exit            │ signal, ceiling,    └──> stopping ── ended, or killed ──> over
-//!    │ nobody came: over       └ failure: over
+//!    │ nobody came: over       └ failure, notice: over
 //! ```
 //!
 //! Properties: exactly one completion report per claimed hand-over; the first cause of an end decides, later ones
@@ -19,14 +19,16 @@ mod run;
 mod terms;
 mod verdict;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use domain::clock::{Timestamp, since};
 use domain::ids::RunnerKey;
 use domain::report::{AgentReport, AgentStatus};
 
 use reports::line;
 use run::{Claim, Run};
-pub use terms::{Action, Assignment, Evidence, Input, Limits, Moment, Phase, Signal};
+pub use terms::{Action, Assignment, Evidence, Input, Limits, Moment, Phase, Resource, Signal};
 pub use verdict::Exit;
 use verdict::{Cause, Verdict, verdict};
 
@@ -36,6 +38,18 @@ pub const ALIVE_AFTER: Duration = Duration::from_secs(10);
 const CEILING_GRACE: Duration = Duration::from_secs(30);
 /// Grace of a runner that got no job, unless the configured one is shorter.
 const IDLE_GRACE: Duration = Duration::from_secs(20);
+/// A reclaimed machine's runner is stopped this long before the end, with at most this grace,
+const SPOT_STOP_BEFORE: Duration = Duration::from_secs(60);
+/// and killed this long before it, whatever its grace: logs and the report need the rest.
+const SPOT_KILL_BEFORE: Duration = Duration::from_secs(25);
+/// Grace of a runner on a reclaimed machine, unless the configured one is shorter.
+const SPOT_GRACE: Duration = Duration::from_secs(30);
+/// With less than this left no job is started: another machine serves it better.
+const SPOT_NO_START: Duration = Duration::from_secs(120);
+/// How long keeping the logs may delay the report,
+const LOGS_WITHIN: Duration = Duration::from_secs(60);
+/// and when somebody is waiting for the machine.
+const HURRIED_LOGS: Duration = Duration::from_secs(10);
 /// Beyond this wait the machine was a spare, and its boot says nothing about this job.
 const COLD_START_WITHIN: Duration = Duration::from_secs(60);
 
@@ -44,7 +58,18 @@ const COLD_START_WITHIN: Duration = Duration::from_secs(60);
 pub struct Agent {
     key: RunnerKey,
     limits: Limits,
+    boot: Option<Duration>,
+    spot: Option<Notice>,
+    low: BTreeSet<Resource>,
     state: State,
+}
+
+/// EC2's word that it takes the machine back.
+#[derive(Debug, Clone, Copy)]
+struct Notice {
+    seen: Timestamp,
+    /// When, since the agent's start.
+    deadline: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -58,7 +83,12 @@ enum State {
 impl Agent {
     /// An agent that has just started.
     pub fn new(key: RunnerKey, limits: Limits) -> Self {
-        Self { key, limits, state: State::Standby }
+        Self { key, limits, boot: None, spot: None, low: BTreeSet::new(), state: State::Standby }
+    }
+
+    /// The same, on a machine whose kernel had run this long before.
+    pub fn booted(self, boot: Option<Duration>) -> Self {
+        Self { boot, ..self }
     }
 
     /// Where it stands.
@@ -76,18 +106,37 @@ impl Agent {
     pub fn next_wake(&self) -> Option<Duration> {
         match &self.state {
             State::Standby | State::Over => None,
-            State::Preparing(claim) => Some(self.ceiling(claim)),
+            State::Preparing(claim) => {
+                [Some(self.ceiling(claim)), self.spot_due(SPOT_NO_START)].into_iter().flatten().min()
+            }
             State::Running(_, Run { stop: Some(stop), .. }) => (!stop.killed).then_some(stop.kill_at),
             State::Running(claim, run) => {
                 let alive = (!run.started_reported).then_some(run.spawned.elapsed.saturating_add(ALIVE_AFTER));
                 let pickup = self.pickup_due(claim, run).filter(|_| !run.asked_for_worker);
-                [Some(self.ceiling(claim)), alive, pickup].into_iter().flatten().min()
+                [Some(self.ceiling(claim)), self.spot_due(SPOT_STOP_BEFORE), alive, pickup].into_iter().flatten().min()
             }
+        }
+    }
+
+    /// What is left of the runtime of a job that runs.
+    pub fn time_left(&self, elapsed: Duration) -> Option<Duration> {
+        match &self.state {
+            State::Running(claim, Run { stop: None, .. }) => Some(self.ceiling(claim).saturating_sub(elapsed)),
+            _ => None,
         }
     }
 
     /// Takes in what happened and answers what to do, in order.
     pub fn handle(&mut self, now: Moment, input: Input) -> Vec<Action> {
+        match input {
+            Input::SpotNotice(at) => {
+                let left = since(at, now.wall);
+                let seen = self.spot.map_or(now.wall, |spot| spot.seen);
+                self.spot = Some(Notice { seen, deadline: now.elapsed.saturating_add(left) });
+            }
+            Input::Low(resource) => drop(self.low.insert(resource)),
+            _ => {}
+        }
         match std::mem::replace(&mut self.state, State::Over) {
             State::Standby => self.standing_by(now, input),
             State::Preparing(claim) => self.preparing(now, claim, input),
@@ -99,25 +148,31 @@ impl Agent {
     fn standing_by(&mut self, now: Moment, input: Input) -> Vec<Action> {
         match input {
             Input::Found(assignment) => {
-                self.state = State::Preparing(Claim::new(*assignment, now));
+                let claim = Claim::new(*assignment, now, self.boot);
+                if self.spot_too_close(now) {
+                    return self.ended_before_spawn(now, &claim, Cause::Spot);
+                }
+                self.state = State::Preparing(claim);
                 vec![Action::Prepare]
             }
             Input::Unusable(Some(assignment), reason) => {
-                self.failed(now, &Claim::new(*assignment, now), format!("config_invalid: {reason}"))
+                self.failed(now, &Claim::new(*assignment, now, self.boot), format!("config_invalid: {reason}"))
             }
             Input::Unusable(None, reason) => {
                 let mut report = self.blank(AgentStatus::BootstrapFailed);
                 report.error = Some(line(&format!("config_invalid: {reason}")));
-                finish(Some(report), 0)
+                finish(Some(report), 0, Duration::ZERO)
             }
             Input::Recovered(assignment, claimed_at, reason) => {
-                let claim = Claim::new(*assignment, Moment { wall: claimed_at, ..now });
+                let claim = Claim::new(*assignment, Moment { wall: claimed_at, ..now }, None);
                 self.failed(now, &claim, reason)
             }
-            Input::NobodyCame => finish(None, 0),
+            Input::NobodyCame => finish(None, 0, Duration::ZERO),
             // A spare that is being stopped: ending its machine would destroy what the pool wants to keep.
-            Input::Signal(_) => vec![Action::Finish { report: None, code: 0, spare_machine: true }],
-            Input::Panicked(_) => finish(None, 1),
+            Input::Signal(_) => {
+                vec![Action::Finish { report: None, code: 0, logs_within: Duration::ZERO, spare_machine: true }]
+            }
+            Input::Panicked(_) => finish(None, 1, Duration::ZERO),
             _ => {
                 self.state = State::Standby;
                 Vec::new()
@@ -127,7 +182,7 @@ impl Agent {
 
     fn preparing(&mut self, now: Moment, mut claim: Claim, input: Input) -> Vec<Action> {
         match input {
-            Input::Prepared { version, runner, register } => {
+            Input::Prepared { version, runner, register } if !self.spot_too_close(now) => {
                 claim.version = version;
                 claim.bootstrap.runner = Some(runner.as_secs_f64());
                 claim.bootstrap.register = Some(register.as_secs_f64());
@@ -145,6 +200,7 @@ impl Agent {
             Input::SpawnFailed(reason) => self.failed(now, &claim, format!("execution_failed: {reason}")),
             Input::Panicked(text) => self.failed(now, &claim, format!("agent panic: {text}")),
             Input::Signal(signal) => self.ended_before_spawn(now, &claim, Cause::Signal(signal)),
+            _ if self.spot_too_close(now) => self.ended_before_spawn(now, &claim, Cause::Spot),
             _ if now.elapsed >= self.ceiling(&claim) => {
                 let cause = Cause::Ceiling(self.max_runtime(&claim));
                 self.ended_before_spawn(now, &claim, cause)
@@ -162,17 +218,22 @@ impl Agent {
             Input::Exited(exit) => return self.exited(now, &claim, &run, &exit),
             Input::Panicked(text) => {
                 let verdict = Verdict::failure(format!("agent panic: {text}"));
-                return finish(Some(self.completion(now, &claim, Some(&run), verdict)), 0);
+                return finish(Some(self.completion(now, &claim, Some(&run), verdict)), 0, HURRIED_LOGS);
             }
             Input::Seen(evidence) => run.learn(evidence, now.elapsed),
             Input::Idle if run.stop.is_none() && run.received.is_none() => {
                 let waited = self.pickup(&claim);
-                run.stop(now, Cause::NoJob(waited), self.limits.grace.min(IDLE_GRACE), &mut actions);
+                run.stop(now, Cause::NoJob(waited), self.grace(now, IDLE_GRACE), &mut actions);
             }
             Input::Signal(signal) => match &mut run.stop {
-                None => run.stop(now, Cause::Signal(signal), self.limits.grace, &mut actions),
+                None => run.stop(now, Cause::Signal(signal), self.grace(now, Duration::MAX), &mut actions),
                 Some(stop) => stop.kill(&mut actions),
             },
+            Input::SpotNotice(_) => {
+                if let (Some(stop), Some(latest)) = (&mut run.stop, self.spot_due(SPOT_KILL_BEFORE)) {
+                    stop.kill_at = stop.kill_at.min(latest);
+                }
+            }
             _ => {}
         }
         let alive = run.stop.is_none() && now.elapsed >= run.spawned.elapsed.saturating_add(ALIVE_AFTER);
@@ -183,9 +244,12 @@ impl Agent {
         match &mut run.stop {
             Some(stop) if now.elapsed >= stop.kill_at => stop.kill(&mut actions),
             Some(_) => {}
+            None if self.spot_due(SPOT_STOP_BEFORE).is_some_and(|due| now.elapsed >= due) => {
+                run.stop(now, Cause::Spot, self.grace(now, SPOT_GRACE), &mut actions);
+            }
             None if now.elapsed >= self.ceiling(&claim) => {
                 let cause = Cause::Ceiling(self.max_runtime(&claim));
-                run.stop(now, cause, self.limits.grace.min(CEILING_GRACE), &mut actions);
+                run.stop(now, cause, self.grace(now, CEILING_GRACE), &mut actions);
             }
             None => {
                 let due = self.pickup_due(&claim, &run).is_some_and(|due| now.elapsed >= due);
@@ -205,17 +269,35 @@ impl Agent {
         if !run.started_reported && verdict.status == AgentStatus::Success {
             actions.push(Action::Report(Box::new(self.started(now, claim, run))));
         }
-        actions.extend(finish(Some(self.completion(now, claim, Some(run), verdict)), 0));
+        let logs_within = run.stop.as_ref().map_or(LOGS_WITHIN, |stop| stop.cause.logs_within());
+        let logs_within = if self.spot.is_some() { logs_within.min(HURRIED_LOGS) } else { logs_within };
+        actions.extend(finish(Some(self.completion(now, claim, Some(run), verdict)), 0, logs_within));
         actions
     }
 
     fn failed(&self, now: Moment, claim: &Claim, reason: String) -> Vec<Action> {
-        finish(Some(self.completion(now, claim, None, Verdict::failure(reason))), 0)
+        finish(Some(self.completion(now, claim, None, Verdict::failure(reason))), 0, HURRIED_LOGS)
     }
 
     fn ended_before_spawn(&self, now: Moment, claim: &Claim, cause: Cause) -> Vec<Action> {
         let verdict = verdict::before_spawn(cause);
-        finish(Some(self.completion(now, claim, None, verdict)), 0)
+        finish(Some(self.completion(now, claim, None, verdict)), 0, HURRIED_LOGS)
+    }
+
+    /// Whether the machine is taken back before a job could do anything useful.
+    fn spot_too_close(&self, now: Moment) -> bool {
+        self.spot.is_some_and(|spot| spot.deadline <= now.elapsed.saturating_add(SPOT_NO_START))
+    }
+
+    /// This long before the machine is taken back.
+    fn spot_due(&self, before: Duration) -> Option<Duration> {
+        self.spot.map(|spot| spot.deadline.saturating_sub(before))
+    }
+
+    /// Time between SIGTERM and SIGKILL: the configured one, at most `most`, and what a reclaim leaves.
+    fn grace(&self, now: Moment, most: Duration) -> Duration {
+        let left = self.spot_due(SPOT_KILL_BEFORE).map_or(Duration::MAX, |latest| latest.saturating_sub(now.elapsed));
+        self.limits.grace.min(most).min(left)
     }
 
     fn max_runtime(&self, claim: &Claim) -> Duration {
@@ -238,8 +320,8 @@ impl Agent {
     }
 }
 
-fn finish(report: Option<AgentReport>, code: u8) -> Vec<Action> {
-    vec![Action::Finish { report: report.map(Box::new), code, spare_machine: false }]
+fn finish(report: Option<AgentReport>, code: u8, logs_within: Duration) -> Vec<Action> {
+    vec![Action::Finish { report: report.map(Box::new), code, logs_within, spare_machine: false }]
 }
 
 #[cfg(test)]

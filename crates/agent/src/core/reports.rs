@@ -44,6 +44,8 @@ impl Agent {
         report.interrupted_by = verdict.interrupted_by.map(str::to_owned);
         report.started_at = Some(run.map_or(claim.at.wall, |run| run.spawned.wall));
         report.completed_at = Some(now.wall);
+        report.spot_notice_at = self.spot.map(|spot| spot.seen);
+        report.resource_warnings = self.low.iter().map(|resource| resource.as_str().to_owned()).collect();
         if let Some(run) = run {
             report.duration_seconds = now.elapsed.saturating_sub(run.spawned.elapsed).as_secs();
             // A listener that came up and got nothing is known to be idle; a silent one is not known to be anything.

@@ -39,9 +39,12 @@ pub(super) struct Stop {
 }
 
 impl Claim {
-    pub(super) fn new(assignment: Assignment, at: Moment) -> Self {
-        let config = (at.elapsed <= COLD_START_WITHIN).then_some(at.elapsed.as_secs_f64());
-        Self { assignment, at, bootstrap: Bootstrap { config, ..Bootstrap::default() }, version: None }
+    /// `boot` is how long the kernel had run when the agent started.
+    pub(super) fn new(assignment: Assignment, at: Moment, boot: Option<Duration>) -> Self {
+        let cold = at.elapsed <= COLD_START_WITHIN;
+        let config = cold.then_some(at.elapsed.as_secs_f64());
+        let boot = boot.filter(|_| cold).map(|boot| boot.as_secs_f64());
+        Self { assignment, at, bootstrap: Bootstrap { boot, config, ..Bootstrap::default() }, version: None }
     }
 }
 

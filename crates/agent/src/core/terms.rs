@@ -70,6 +70,25 @@ pub enum Signal {
     Interrupt,
 }
 
+/// What a machine can run short of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// Space in a file system that the job writes to.
+    Disk,
+    /// Memory.
+    Memory,
+}
+
+impl Resource {
+    /// The word for reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disk => "low_disk",
+            Self::Memory => "low_memory",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
@@ -104,6 +123,10 @@ pub enum Input {
     Exited(Exit),
     /// The agent was signalled.
     Signal(Signal),
+    /// EC2 takes the machine back at this time.
+    SpotNotice(Timestamp),
+    /// The machine ran short of this.
+    Low(Resource),
     /// A part of the agent panicked.
     Panicked(String),
     /// A deadline may have passed.
@@ -125,13 +148,15 @@ pub enum Action {
     Terminate,
     /// SIGKILL to everything the runner started.
     Kill,
-    /// End: leave no process and no credential, send the report, end the machine, clean up, exit with the code. The
-    /// last action.
+    /// End: leave no process and no credential, keep the logs, send the report, end the machine, clean up, exit with
+    /// the code. The last action.
     Finish {
         /// The completion.
         report: Option<Box<AgentReport>>,
         /// Exit code of the agent.
         code: u8,
+        /// How long keeping the logs may delay the report.
+        logs_within: Duration,
         /// Leave the machine to whoever told the agent to go: it is unused and may be wanted again.
         spare_machine: bool,
     },

@@ -7,7 +7,7 @@ use domain::report::{AgentReport, AgentStatus};
 use proptest::prelude::*;
 
 use super::verdict::{Cause, Facts, verdict};
-use super::{Action, Agent, Assignment, Evidence, Exit, Input, Limits, Moment, Phase, Signal};
+use super::{Action, Agent, Assignment, Evidence, Exit, Input, Limits, Moment, Phase, Resource, Signal};
 
 const GRACE: Duration = Duration::from_secs(90);
 const CEILING: Duration = Duration::from_secs(3_600);
@@ -55,7 +55,7 @@ fn running() -> Agent {
 
 fn report_of(actions: &[Action]) -> AgentReport {
     match actions {
-        [.., Action::Finish { report: Some(report), code: 0, spare_machine: false }] => (**report).clone(),
+        [.., Action::Finish { report: Some(report), code: 0, spare_machine: false, .. }] => (**report).clone(),
         other => panic!("no completion in {other:?}"),
     }
 }
@@ -193,7 +193,7 @@ fn a_signal_stops_after_grace_and_a_second_one_at_once() {
 #[test]
 fn a_signal_means_nothing_before_a_hand_over_and_interrupts_after_it() {
     let unused = agent().handle(at(1), Input::Signal(Signal::Terminate));
-    assert_eq!(unused, [Action::Finish { report: None, code: 0, spare_machine: true }]);
+    assert_eq!(unused, [Action::Finish { report: None, code: 0, logs_within: Duration::ZERO, spare_machine: true }]);
 
     let mut preparing = agent();
     preparing.handle(at(2), Input::Found(Box::new(assignment())));
@@ -306,8 +306,95 @@ fn what_cannot_run_is_reported_once() {
 }
 
 #[test]
+fn a_reclaim_lets_the_job_run_until_a_minute_before() {
+    let mut lucky = running();
+    lucky.handle(at(20), Input::Tick);
+    assert_eq!(lucky.handle(at(100), Input::SpotNotice(at(220).wall)), []);
+    assert_eq!(lucky.next_wake(), Some(Duration::from_secs(160)));
+    let report = report_of(&lucky.handle(at(159), Input::Exited(Exit::Code(0))));
+    assert_eq!((report.status, report.interrupted_by), (AgentStatus::Success, None), "a notice alone changes nothing");
+    assert_eq!(report.spot_notice_at, Some(at(100).wall));
+
+    let mut cut = running();
+    cut.handle(at(20), Input::Tick);
+    cut.handle(at(100), Input::SpotNotice(at(220).wall));
+    cut.handle(at(105), Input::SpotNotice(at(220).wall));
+    assert_eq!(cut.handle(at(160), Input::Tick), [Action::Terminate]);
+    assert_eq!(cut.next_wake(), Some(Duration::from_secs(190)), "30 s of grace");
+    assert_eq!(cut.handle(at(190), Input::Tick), [Action::Kill]);
+    let actions = cut.handle(at(191), Input::Exited(Exit::Signal(9)));
+    assert!(matches!(&actions[..], [Action::Finish { logs_within, .. }] if *logs_within == Duration::from_secs(10)));
+    let report = report_of(&actions);
+    assert_eq!(report.status, AgentStatus::Interrupted);
+    assert_eq!(report.interrupted_by.as_deref(), Some("spot_interruption"));
+    assert_eq!(report.spot_notice_at, Some(at(100).wall), "the first notice");
+}
+
+#[test]
+fn a_reclaim_shortens_every_grace() {
+    let mut late = running();
+    late.handle(at(100), Input::SpotNotice(at(140).wall));
+    assert_eq!(late.next_wake(), Some(Duration::from_secs(115)), "less than a minute is left: stopped at once");
+
+    let mut stopping = running();
+    stopping.handle(at(50), Input::Signal(Signal::Terminate));
+    assert_eq!(stopping.next_wake(), Some(Duration::from_secs(140)));
+    stopping.handle(at(60), Input::SpotNotice(at(100).wall));
+    assert_eq!(stopping.next_wake(), Some(Duration::from_secs(75)));
+
+    let mut warned = running();
+    warned.handle(at(50), Input::SpotNotice(at(170).wall));
+    warned.handle(at(100), Input::Signal(Signal::Terminate));
+    assert_eq!(warned.next_wake(), Some(Duration::from_secs(145)));
+    let report = report_of(&warned.handle(at(101), Input::Exited(Exit::Code(0))));
+    assert_eq!(report.interrupted_by.as_deref(), Some("terminated"), "the first cause decides");
+}
+
+#[test]
+fn nothing_is_started_on_a_machine_that_is_taken_back() {
+    let refused = |actions: &[Action]| {
+        let report = report_of(actions);
+        assert_eq!((report.status, report.exit_code), (AgentStatus::Interrupted, -1));
+        assert_eq!(report.error.as_deref(), Some("spot notice before start"));
+        assert_eq!(report.interrupted_by.as_deref(), Some("spot_interruption"));
+    };
+    let mut standing_by = agent();
+    assert_eq!(standing_by.handle(at(1), Input::SpotNotice(at(120).wall)), []);
+    refused(&standing_by.handle(at(2), Input::Found(Box::new(assignment()))));
+
+    let mut preparing = agent();
+    preparing.handle(at(2), Input::Found(Box::new(assignment())));
+    assert_eq!(preparing.handle(at(3), Input::SpotNotice(at(133).wall)), []);
+    assert_eq!(preparing.next_wake(), Some(Duration::from_secs(13)));
+    refused(&preparing.handle(at(14), ready()));
+}
+
+#[test]
+fn what_ran_short_is_reported_once_each() {
+    let mut agent = running();
+    for resource in [Resource::Memory, Resource::Disk, Resource::Memory] {
+        agent.handle(at(5), Input::Low(resource));
+    }
+    let report = report_of(&agent.handle(at(6), Input::Exited(Exit::Code(0))));
+    assert_eq!(report.resource_warnings, ["low_disk", "low_memory"]);
+    assert_eq!(report.status, AgentStatus::Success);
+}
+
+#[test]
+fn the_boot_counts_only_for_a_machine_that_was_started_for_this_job() {
+    for (found, boot) in [(2, Some(9.5)), (60, Some(9.5)), (61, None)] {
+        let mut agent = agent().booted(Some(Duration::from_millis(9_500)));
+        agent.handle(at(found), Input::Found(Box::new(assignment())));
+        agent.handle(at(found + 1), ready());
+        agent.handle(at(found + 1), Input::Spawned);
+        let started = only_report(&agent.handle(at(found + 2), Input::Seen(Evidence::Listening)));
+        assert_eq!(started.bootstrap.boot, boot);
+    }
+}
+
+#[test]
 fn nobody_came() {
-    let end = |code| [Action::Finish { report: None, code, spare_machine: false }];
+    let end = |code| [Action::Finish { report: None, code, logs_within: Duration::ZERO, spare_machine: false }];
     assert_eq!(agent().handle(at(900), Input::NobodyCame), end(0));
     assert_eq!(agent().handle(at(1), Input::Panicked("oh".to_owned())), end(1));
 }
@@ -332,6 +419,8 @@ fn any_input() -> impl Strategy<Value = Input> {
         2 => Just(Input::Idle),
         2 => exit.prop_map(Input::Exited),
         2 => prop_oneof![Just(Signal::Terminate), Just(Signal::Interrupt)].prop_map(Input::Signal),
+        1 => (0_u64..20_000).prop_map(|second| Input::SpotNotice(at(second).wall)),
+        1 => prop_oneof![Just(Resource::Disk), Just(Resource::Memory)].prop_map(Input::Low),
         1 => Just(Input::Panicked("x".to_owned())),
         8 => Just(Input::Tick),
     ]
@@ -347,10 +436,11 @@ proptest! {
         let (mut ends, mut completions, mut started, mut terms, mut kills, mut claimed) = (0, 0, 0, 0, 0, false);
         for (input, later) in steps {
             now += later;
+            claimed |= agent.phase() == Phase::Standby && matches!(input, Input::Found(_));
             for action in agent.handle(at(now), input) {
                 prop_assert_eq!(ends, 0, "nothing follows the end");
                 match action {
-                    Action::Prepare => claimed = true,
+                    Action::Prepare => prop_assert!(claimed),
                     Action::Report(report) => {
                         prop_assert_eq!(report.status, AgentStatus::Started);
                         started += 1;

@@ -26,6 +26,19 @@ pub(super) enum Cause {
     Ceiling(Duration),
     /// It listened this long and got no job.
     NoJob(Duration),
+    /// EC2 takes the machine back.
+    Spot,
+}
+
+impl Cause {
+    /// How long keeping the logs may take after such a stop.
+    pub(super) const fn logs_within(self) -> Duration {
+        match self {
+            Self::Signal(_) | Self::Spot => super::HURRIED_LOGS,
+            Self::Ceiling(_) => Duration::from_secs(30),
+            Self::NoJob(_) => super::LOGS_WITHIN,
+        }
+    }
 }
 
 /// What the table looks at, besides the exit.
@@ -79,7 +92,9 @@ pub(super) fn verdict(exit: &Exit, facts: Facts) -> Verdict {
 
 /// The verdict when the end came before `run.sh` was spawned.
 pub(super) fn before_spawn(cause: Cause) -> Verdict {
-    stopped(&Exit::Unknown(String::new()), Facts::default(), cause, false)
+    let verdict = stopped(&Exit::Unknown(String::new()), Facts::default(), cause, false);
+    let error = (cause == Cause::Spot).then(|| "spot notice before start".to_owned());
+    Verdict { error: verdict.error.or(error), ..verdict }
 }
 
 fn stopped(exit: &Exit, facts: Facts, cause: Cause, killed: bool) -> Verdict {
@@ -90,6 +105,7 @@ fn stopped(exit: &Exit, facts: Facts, cause: Cause, killed: bool) -> Verdict {
     let error = killed.then(|| "killed after timeout".to_owned());
     match cause {
         Cause::Signal(signal) => Verdict::interrupted(word(signal), exit_code, error),
+        Cause::Spot => Verdict::interrupted("spot_interruption", exit_code, error),
         Cause::Ceiling(limit) => Verdict {
             status: AgentStatus::Timeout,
             exit_code: -1,

@@ -8,6 +8,9 @@ use super::{Fatal, Reader};
 /// The region of an agent that was told none.
 const REGION: &str = "ap-northeast-1";
 
+/// Where every instance finds its metadata.
+const METADATA: &str = "http://169.254.169.254";
+
 /// Domains of the partitions that have one of their own, by the beginning of their regions' names.
 const PARTITIONS: [(&str, &str); 4] =
     [("cn-", "amazonaws.com.cn"), ("eusc-", "amazonaws.eu"), ("us-iso-", "c2s.ic.gov"), ("us-isob-", "sc2s.sgov.gov")];
@@ -20,7 +23,21 @@ pub struct Cloud {
     /// Where the services are.
     pub endpoints: Endpoints,
     /// Who calls.
-    pub keys: Keys,
+    pub identity: Identity,
+    /// Base URL of the instance metadata service; absent when it must not be asked.
+    pub metadata: Option<String>,
+}
+
+/// Who calls AWS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// The owner of these keys.
+    Keys(Keys),
+    /// Whoever the metadata service at this base URL says the instance is.
+    Role {
+        /// Base URL.
+        metadata: String,
+    },
 }
 
 /// Where the services are: a base URL each.
@@ -32,6 +49,8 @@ pub struct Endpoints {
     pub sqs: String,
     /// Instances.
     pub ec2: String,
+    /// Objects.
+    pub s3: String,
 }
 
 /// An access key.
@@ -50,19 +69,33 @@ impl Eq for Keys {}
 impl<F: Fn(&str) -> Option<String>> Reader<F> {
     pub(super) fn cloud(&mut self) -> Result<Cloud, Fatal> {
         let region = self.region();
+        let metadata = self.metadata();
+        let identity = match (self.text("AWS_ACCESS_KEY_ID"), &metadata) {
+            (None, Some(metadata)) => Identity::Role { metadata: metadata.clone() },
+            (id, _) => Identity::Keys(Keys {
+                id: id.ok_or(Fatal::Missing("AWS_ACCESS_KEY_ID"))?,
+                secret: self.secret("AWS_SECRET_ACCESS_KEY").ok_or(Fatal::Missing("AWS_SECRET_ACCESS_KEY"))?,
+                session_token: self.secret("AWS_SESSION_TOKEN").unwrap_or_default(),
+            }),
+        };
         Ok(Cloud {
             endpoints: Endpoints {
                 ssm: self.endpoint("ssm", "AWS_ENDPOINT_URL_SSM", &region),
                 sqs: self.endpoint("sqs", "AWS_ENDPOINT_URL_SQS", &region),
                 ec2: self.endpoint("ec2", "AWS_ENDPOINT_URL_EC2", &region),
+                s3: self.endpoint("s3", "AWS_ENDPOINT_URL_S3", &region),
             },
-            keys: Keys {
-                id: self.text("AWS_ACCESS_KEY_ID").ok_or(Fatal::Missing("AWS_ACCESS_KEY_ID"))?,
-                secret: self.secret("AWS_SECRET_ACCESS_KEY").ok_or(Fatal::Missing("AWS_SECRET_ACCESS_KEY"))?,
-                session_token: self.secret("AWS_SESSION_TOKEN").unwrap_or_default(),
-            },
+            identity,
+            metadata,
             region,
         })
+    }
+
+    /// Where the metadata service is; `None` when it is switched off.
+    pub(super) fn metadata(&self) -> Option<String> {
+        let off = self.text("AWS_EC2_METADATA_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        let base = || self.text("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| METADATA.to_owned());
+        (!off).then(base)
     }
 
     fn secret(&self, name: &str) -> Option<Credential> {

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Environment, Fatal};
+use super::{Backend, Environment, Fatal, Secrets};
 
 fn read(variables: &[(&str, &str)]) -> Result<(Environment, Vec<String>), Fatal> {
     let mut all = HashMap::from([
@@ -48,16 +48,47 @@ fn what_makes_the_agent_somebody_else_is_fatal() {
     assert_eq!(read(&[("RUNS_FLEET_INSTANCE_ID", " ")]).unwrap_err(), Fatal::Missing("RUNS_FLEET_INSTANCE_ID"));
     assert_eq!(read(&[("RUNS_FLEET_HANDOVER_DIR", "")]).unwrap_err(), Fatal::Missing("RUNS_FLEET_HANDOVER_DIR"));
     assert!(matches!(read(&[("RUNS_FLEET_SECRETS_BACKEND", "vault")]), Err(Fatal::Unsupported { .. })));
-    for backend in ["k8s", "EC2"] {
-        assert!(matches!(read(&[("RUNS_FLEET_BACKEND", backend)]), Err(Fatal::Unsupported { .. })));
+    assert!(matches!(read(&[("RUNS_FLEET_BACKEND", "EC2")]), Err(Fatal::Unsupported { .. })));
+}
+
+#[test]
+fn a_pod_is_no_instance() {
+    let pod = [("RUNS_FLEET_BACKEND", ""), ("KUBERNETES_SERVICE_HOST", "10.0.0.1"), ("RUNS_FLEET_INSTANCE_ID", "")];
+    let (environment, _) = read(&pod).unwrap();
+    assert_eq!((environment.backend, environment.cloud), (Backend::Pod, None));
+    assert!(!environment.key.as_str().is_empty(), "its host name");
+    assert_eq!(environment.standby.deadline, Duration::ZERO);
+    let Secrets::Mounted(mounted) = environment.secrets else { panic!("{:?}", environment.secrets) };
+    assert_eq!(mounted.config, PathBuf::from("/etc/runs-fleet/config"));
+}
+
+/// A field of the hand-over that no variable names would be lost without a word.
+#[test]
+fn every_field_of_a_hand_over_has_a_variable() {
+    let get = |name: &str| match name {
+        "RUNS_FLEET_BACKEND" => Some("local".to_owned()),
+        "RUNS_FLEET_SECRETS_BACKEND" => Some("env".to_owned()),
+        "RUNS_FLEET_IS_ORG" => Some("1".to_owned()),
+        name if name.starts_with("RUNS_FLEET_") => Some(name.to_lowercase()),
+        _ => None,
+    };
+    let Secrets::Given(document) = Environment::read(get).unwrap().0.secrets else { panic!("not given") };
+    let written = serde_json::to_value(&*document).unwrap();
+    let known: Vec<&str> = written.as_object().unwrap().keys().map(String::as_str).collect();
+    let elsewhere =
+        ["created_at", "instance_id", "dispatch_id", "server_url", "max_runtime_minutes", "idle_exit_seconds"];
+    // Fields are left out when they are empty, so a full document has them all.
+    let full = include_str!("../../../domain/src/handover/mod.rs");
+    let body = full.split("pub struct HandOver {").nth(1).unwrap().split("\n}").next().unwrap();
+    for line in body.lines().filter_map(|line| line.trim().strip_prefix("pub ")) {
+        let name = line.split(':').next().unwrap();
+        assert!(known.contains(&name) || elsewhere.contains(&name), "{name} has no variable");
     }
-    let pod = [("RUNS_FLEET_BACKEND", ""), ("KUBERNETES_SERVICE_HOST", "10.0.0.1")];
-    assert!(matches!(read(&pod), Err(Fatal::Unsupported { .. })), "a pod is no instance");
 }
 
 #[cfg(feature = "aws")]
 mod aws {
-    use super::super::{Backend, Secrets};
+    use super::super::Identity;
     use super::*;
 
     const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2")];
@@ -77,7 +108,8 @@ mod aws {
         let cloud = environment.cloud.unwrap();
         assert_eq!(cloud.region, "ap-northeast-1");
         assert_eq!(cloud.endpoints.ssm, "https://ssm.ap-northeast-1.amazonaws.com");
-        assert!(cloud.keys.session_token.is_empty());
+        let Identity::Keys(keys) = &cloud.identity else { panic!("{cloud:?}") };
+        assert!(keys.session_token.is_empty());
         assert!(!format!("{cloud:?}").contains("hunter2"));
     }
 
@@ -87,10 +119,33 @@ mod aws {
     }
 
     #[test]
-    fn an_instance_without_credentials_does_not_run() {
-        let missing = |name| instance(&[(name, "")]).unwrap_err();
-        assert_eq!(missing("AWS_ACCESS_KEY_ID"), Fatal::Missing("AWS_ACCESS_KEY_ID"));
-        assert_eq!(missing("AWS_SECRET_ACCESS_KEY"), Fatal::Missing("AWS_SECRET_ACCESS_KEY"));
+    fn an_instance_has_keys_or_a_role_or_does_not_run() {
+        let identity = |variables: &[(&str, &str)]| instance(variables).map(|read| read.0.cloud.unwrap().identity);
+        let role = |metadata: &str| Ok(Identity::Role { metadata: metadata.to_owned() });
+        let (none, elsewhere) = (("AWS_ACCESS_KEY_ID", ""), "http://127.0.0.1:1");
+        assert_eq!(identity(&[none]), role("http://169.254.169.254"));
+        assert_eq!(identity(&[none, ("AWS_EC2_METADATA_SERVICE_ENDPOINT", elsewhere)]), role(elsewhere));
+        let off = ("AWS_EC2_METADATA_DISABLED", "true");
+        assert_eq!(identity(&[none, off]), Err(Fatal::Missing("AWS_ACCESS_KEY_ID")));
+        assert!(matches!(identity(&[off]), Ok(Identity::Keys(_))));
+        assert_eq!(identity(&[("AWS_SECRET_ACCESS_KEY", "")]), Err(Fatal::Missing("AWS_SECRET_ACCESS_KEY")));
+    }
+
+    #[test]
+    fn only_a_service_on_an_instance_switches_its_machine_off_by_itself() {
+        let commands = |variables: &[(&str, &str)]| instance(variables).unwrap().0.power_off.commands;
+        let service = ("INVOCATION_ID", "x");
+        assert_eq!(commands(&[service]), ["systemctl poweroff", "shutdown -h now"]);
+        assert_eq!(commands(&[]), [""; 0]);
+        assert_eq!(commands(&[service, ("RUNS_FLEET_BACKEND", "local")]), [""; 0]);
+        assert_eq!(commands(&[service, ("RUNS_FLEET_SHUTDOWN_COMMAND", " ")]), [""; 0], "an override stands alone");
+        assert_eq!(commands(&[("RUNS_FLEET_SHUTDOWN_COMMAND", "/bin/true x")]), ["/bin/true x"]);
+    }
+
+    #[test]
+    fn a_job_is_kept_from_the_metadata_unless_it_is_allowed() {
+        let deny = |value| instance(&[("RUNS_FLEET_JOB_IMDS_ACCESS", value)]).unwrap().0.deny_metadata;
+        assert!(deny("") && deny("deny") && deny("Allow") && !deny("allow"));
     }
 
     #[test]

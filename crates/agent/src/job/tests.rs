@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use super::environment;
+use super::{EXEC_MODE, Launcher, environment};
+use crate::account::Account;
 
-fn job_env(inherited: &[(&str, &str)], passthrough: &[&str], jit: &str) -> BTreeMap<String, String> {
+fn job_env(inherited: &[(&str, &str)], passthrough: &[&str]) -> BTreeMap<String, String> {
     let inherited = inherited.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let passthrough: Vec<String> = passthrough.iter().map(|name| (*name).to_owned()).collect();
-    let env = environment(inherited, &passthrough, Some("i-1"), jit);
+    let env = environment(inherited, &passthrough, Some("i-1"), None);
     env.into_iter().map(|(name, value)| (name.into_string().unwrap(), value.into_string().unwrap())).collect()
 }
 
@@ -37,22 +39,51 @@ fn the_job_sees_nothing_of_ours_and_everything_else() {
     let kept =
         ["PATH", "LANG", "AWS_REGION", "AGENT_TOOLSDIRECTORY", "DOCKER_HOST", "RUNNER_X", "https_proxy", "FAKE_X"];
     let all: Vec<(&str, &str)> = denied.iter().chain(&kept).map(|name| (*name, "v")).collect();
-    let env = job_env(&all, &[], "anit");
+    let env = job_env(&all, &[]);
     for name in denied {
         assert!(!env.contains_key(name), "{name}");
     }
     for name in kept {
         assert_eq!(env[name], "v");
     }
-    assert_eq!(env["ACTIONS_RUNNER_INPUT_JITCONFIG"], "anit");
     assert_eq!(env["RUNNER_MANUALLY_TRAP_SIG"], "1");
     assert_eq!(env["RUNS_FLEET_MACHINE"], "i-1", "the marker must reach every process of the job");
 }
 
 #[test]
-fn an_empty_jit_config_is_absent_and_exemptions_are_exact() {
-    let env = job_env(&[("VAULT_ADDR", "a"), ("VAULT_TOKEN", "t")], &["VAULT_ADDR"], "");
-    assert!(!env.contains_key("ACTIONS_RUNNER_INPUT_JITCONFIG"));
+fn exemptions_are_exact() {
+    let env = job_env(&[("VAULT_ADDR", "a"), ("VAULT_TOKEN", "t")], &["VAULT_ADDR"]);
     assert_eq!(env["VAULT_ADDR"], "a");
     assert!(!env.contains_key("VAULT_TOKEN"));
+}
+
+#[test]
+fn a_secret_is_a_variable_of_one_process_and_absent_when_empty() {
+    let launcher = Launcher::default();
+    let variables = |value: &str| {
+        let command = launcher.command(Path::new("/r"), "run.sh", Some(("SECRET_OF_THE_TEST", value)));
+        let args: Vec<_> = command.as_std().get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        assert_eq!(args, [EXEC_MODE, "-", "-", "/r/run.sh"]);
+        command.as_std().get_envs().any(|(name, _)| name == "SECRET_OF_THE_TEST")
+    };
+    assert!(variables("hidden"));
+    assert!(!variables(""));
+}
+
+#[test]
+fn an_account_is_passed_with_all_its_groups() {
+    let account = Account {
+        name: "runner".to_owned(),
+        uid: 1001,
+        gid: 1002,
+        groups: vec![1002, 998],
+        home: "/home/runner".into(),
+        shell: "/bin/sh".into(),
+    };
+    let launcher = Launcher { account: Some(account), ..Launcher::default() };
+    let command = launcher.command(Path::new("/r"), "config.sh", None);
+    let args: Vec<_> = command.as_std().get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    assert_eq!(args[1], "1001:1002:998");
+    let home = command.as_std().get_envs().find(|(name, _)| *name == "HOME").and_then(|(_, value)| value);
+    assert_eq!(home, Some(OsStr::new("/home/runner")));
 }

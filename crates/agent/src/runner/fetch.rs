@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
+use super::release::{self, Release};
 use super::{Error, download, is_runner, remove_dir, remove_file, staging, unpack};
 use crate::environment::Environment;
 use crate::log::Log;
@@ -27,19 +28,56 @@ const ATTEMPTS: u32 = 5;
 /// The longest wait a server may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// Puts the runner of `environment.runner_url` into `dir`.
+/// Puts a runner into `dir`: the one the settings name, else the latest. Answers its version if it had to be looked up.
 pub(super) async fn into(
     dir: &Path,
     environment: &Environment,
     cancel: CancellationToken,
     log: &Log,
-) -> Result<(), Error> {
-    let Some(url) = &environment.runner_url else {
-        return Err(Error::Download(format!("{} holds no runner and RUNS_FLEET_RUNNER_URL is not set", dir.display())));
+) -> Result<Option<String>, Error> {
+    let (url, sha256, version) = match (&environment.runner_url, &environment.releases_url) {
+        (Some(url), _) => (url.clone(), environment.runner_sha256.clone(), None),
+        (None, Some(releases)) => {
+            let found = look_up(releases, environment.retry_base, log).await?;
+            let sha256 = environment.runner_sha256.clone().or(Some(found.sha256));
+            (found.url, sha256, Some(found.version))
+        }
+        (None, None) => {
+            let missing = format!("{} holds no runner and RUNS_FLEET_RUNNER_URL is not set", dir.display());
+            return Err(Error::Download(missing));
+        }
     };
-    let Some(expected) = environment.runner_sha256.as_deref().and_then(checksum) else {
+    let Some(expected) = sha256.as_deref().and_then(checksum) else {
         return Err(Error::Download("checksum unavailable: RUNS_FLEET_RUNNER_SHA256 must be 64 hex digits".to_owned()));
     };
+    fetch(&url, expected, dir, environment.retry_base, cancel, log).await.map(|()| version)
+}
+
+/// The latest release, asked for a few times.
+async fn look_up(releases: &str, retry_base: Duration, log: &Log) -> Result<Release, Error> {
+    let client = client()?;
+    let mut attempt = 0;
+    loop {
+        match release::latest(&client, releases).await {
+            Ok(release) => return Ok(release),
+            Err((reason, again)) if again && attempt + 1 < ATTEMPTS => {
+                log.warn("download_retry", &[("error", Value::from(reason.as_str()))]);
+                tokio::time::sleep(SystemRng.jitter(retry_base * 2_u32.pow(attempt), 0.2)).await;
+                attempt += 1;
+            }
+            Err((reason, _)) => return Err(Error::Download(reason)),
+        }
+    }
+}
+
+async fn fetch(
+    url: &str,
+    expected: [u8; 32],
+    dir: &Path,
+    retry_base: Duration,
+    cancel: CancellationToken,
+    log: &Log,
+) -> Result<(), Error> {
     // The query of a presigned URL is a credential.
     let shown = url.split('?').next().unwrap_or_default();
     log.info("download_start", &[("url", Value::from(shown))]);
@@ -48,11 +86,11 @@ pub(super) async fn into(
         return install(tarball, dir, expected, cancel).await;
     }
     let target = download(dir);
-    let mut result = download_and_install(url, &target, dir, expected, environment.retry_base, &cancel, log).await;
+    let mut result = download_and_install(url, &target, dir, expected, retry_base, &cancel, log).await;
     if matches!(&result, Err(Error::Download(reason)) if reason == MISMATCH) {
         // A cache on the way may have served something old or cut off: once more, from zero.
         log.warn("download_retry", &[("error", MISMATCH.into())]);
-        result = download_and_install(url, &target, dir, expected, environment.retry_base, &cancel, log).await;
+        result = download_and_install(url, &target, dir, expected, retry_base, &cancel, log).await;
     }
     let _ = remove_file(&target);
     result
@@ -127,6 +165,17 @@ fn place(tarball: &File, staging: &Path, dir: &Path, cancel: &CancellationToken)
     fs::rename(staging, dir)
 }
 
+fn client() -> Result<reqwest::Client, Error> {
+    // A second installation is refused and changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::limited(REDIRECTS))
+        .connect_timeout(CONNECT)
+        .read_timeout(STALL)
+        .build()
+        .map_err(|error| Error::Download(error.to_string()))
+}
+
 /// What came of one request.
 enum Attempt {
     Complete,
@@ -137,14 +186,7 @@ enum Attempt {
 
 /// Downloads `url` into `target`, going on from where a try broke off.
 async fn over_http(url: &str, target: &Path, retry_base: Duration, log: &Log) -> Result<(), Error> {
-    // A second installation is refused and changes nothing.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::limited(REDIRECTS))
-        .connect_timeout(CONNECT)
-        .read_timeout(STALL)
-        .build()
-        .map_err(|error| Error::Download(error.to_string()))?;
+    let client = client()?;
     let file = tokio::fs::File::create(target).await;
     let file = file.map_err(|error| Error::Download(format!("{}: {error}", target.display())))?;
     let mut partial = Partial { file, received: 0, etag: None };

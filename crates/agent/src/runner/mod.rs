@@ -2,7 +2,10 @@
 
 mod dotenv;
 mod fetch;
+mod register;
+mod release;
 mod unpack;
+pub mod warm;
 
 use std::fs;
 use std::io;
@@ -16,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::Environment;
-use crate::job::DIAG;
+use crate::job::{DIAG, Launcher};
 use crate::log::Log;
 
 /// Registration of a runner; a leftover would be somebody else's.
@@ -35,7 +38,7 @@ pub enum Error {
     Download(String),
     /// It cannot be registered.
     #[error("registration_failed: {0}")]
-    Registration(&'static str),
+    Registration(String),
 }
 
 /// A runner that can be spawned.
@@ -43,37 +46,81 @@ pub enum Error {
 pub struct Ready {
     /// Whether this agent unpacked it, and so removes it.
     pub unpacked: bool,
+    /// Its version, if known.
+    pub version: Option<String>,
     /// Finding or fetching it took this long.
     pub runner: Duration,
     /// The rest took this long.
     pub register: Duration,
 }
 
+/// The directory of the runner: the first that holds one, else the one it is fetched into.
+pub fn choose(environment: &Environment) -> PathBuf {
+    let first = std::iter::once(&environment.runner_dir);
+    let baked = first.chain(&environment.other_runner_dirs).find(|dir| is_runner(dir));
+    baked.unwrap_or(&environment.runner_dir).clone()
+}
+
 /// Makes the runner in `environment.runner_dir` ready for `document`. Stops between steps once `cancel` is.
 pub async fn prepare(
     environment: &Environment,
     document: &HandOver,
+    launcher: &Launcher,
     cancel: CancellationToken,
     log: &Log,
 ) -> Result<Ready, Error> {
     let begun = Instant::now();
-    if document.jit_config.is_empty() {
-        return Err(Error::Registration("this build registers runners by jit_config only"));
-    }
     let dir = &environment.runner_dir;
-    let unpacked = !is_runner(dir);
+    let with_token = document.jit_config.is_empty();
+    let unpacked = !is_runner(dir) || (with_token && !can_register(dir) && environment.runner_url.is_some());
+    let mut version = environment.runner_version.clone();
     if unpacked {
-        fetch::into(dir, environment, cancel, log).await?;
+        let fetched = fetch::into(dir, environment, cancel, log).await?;
+        version = version.or(fetched);
+        own(launcher, dir).await.map_err(|error| Error::Download(error.to_string()))?;
     }
     log.info("runner_found", &[("dir", Value::from(dir.to_string_lossy())), ("unpacked", unpacked.into())]);
     let found = Instant::now();
-    for name in REGISTRATION {
-        warn(log, name, remove_file(&dir.join(name)));
-    }
+    forget(dir, log);
     let cache_url = Some(document.cache_url.as_str()).filter(|url| !url.is_empty());
     let cache_url = cache_url.or(environment.cache_url.as_deref());
     warn(log, DOTENV, dotenv::write(&dir.join(DOTENV), cache_url, &environment.tool_cache));
-    Ok(Ready { unpacked, runner: found - begun, register: found.elapsed() })
+    if let Some(account) = &launcher.account {
+        warn(log, DOTENV, account.own(&dir.join(DOTENV)));
+    }
+    if with_token {
+        register::run(environment, document, launcher, log).await?;
+    }
+    Ok(Ready {
+        unpacked,
+        version: version.or_else(|| baked_version(dir)),
+        runner: found - begun,
+        register: found.elapsed(),
+    })
+}
+
+async fn own(launcher: &Launcher, dir: &Path) -> io::Result<()> {
+    let Some(account) = launcher.account.clone() else { return Ok(()) };
+    let dir = dir.to_owned();
+    tokio::task::spawn_blocking(move || account.own(&dir)).await.map_err(io::Error::other)?
+}
+
+/// The version that the runner's own list of dependencies names first: `Runner.Listener/<version>`.
+fn baked_version(dir: &Path) -> Option<String> {
+    let list = fs::read(dir.join("bin/Runner.Listener.deps.json")).ok()?;
+    let list: Value = serde_json::from_slice(&list).ok()?;
+    list["libraries"].as_object()?.keys().find_map(|name| name.strip_prefix("Runner.Listener/").map(str::to_owned))
+}
+
+fn can_register(dir: &Path) -> bool {
+    dir.join("config.sh").is_file()
+}
+
+/// Removes what a predecessor registered: a configured directory cannot be configured.
+fn forget(dir: &Path, log: &Log) {
+    for name in REGISTRATION {
+        warn(log, name, remove_file(&dir.join(name)));
+    }
 }
 
 /// Whether `dir` holds a complete runner.

@@ -71,6 +71,8 @@ async fn life(
         store: Arc::new(Store(store)),
         channel: Arc::new(Spool(Some(dir.path().join("spool")))),
         machine: Arc::clone(&machine) as Arc<dyn Machine>,
+        bucket: None,
+        metadata: None,
         log: Log::new(Arc::clone(&clock)),
         clock,
         rng: Arc::new(SystemRng),
@@ -101,8 +103,13 @@ async fn the_machine_ends_whatever_happens() {
     let (code, ends, reports) = life(true, Some("{\"phase\":\"finished\"}"), || Ok(None)).await;
     assert_eq!((code, ends, reports.len()), (0, 1, 0), "everything was done before");
 
-    let (code, ends, reports) = life(true, Some("{\"phase\":\"running\",\"job_id\":\"7\"}"), || Ok(None)).await;
+    let boot_id = state::boot_id(Path::new("/proc"));
+    let running = |boot_id: &str| format!("{{\"phase\":\"running\",\"job_id\":\"7\",\"boot_id\":\"{boot_id}\"}}");
+    let (code, ends, reports) = life(true, Some(&running(&boot_id)), || Ok(None)).await;
     assert_eq!((code, ends, reports.len()), (0, 1, 1), "a predecessor died");
+
+    let (code, ends, reports) = life(true, Some(&running("another")), || Ok(None)).await;
+    assert_eq!((code, ends, reports.len()), (0, 1, 0), "a job ran in another life, and nobody counts on this one");
 
     let (code, ends, reports) = life(true, Some("nonsense"), || Ok(None)).await;
     assert_eq!((code, ends, reports.len()), (0, 1, 0), "whose job it was cannot be told");

@@ -7,9 +7,10 @@ use domain::clock::{Rng, SystemClock};
 use domain::handover::HandOver as Document;
 use domain::ids::RunnerKey;
 use provider::handover::{Error, HandOver};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Outcome, wait};
+use super::{Outcome, Until, wait};
 use crate::claim::fingerprint;
 use crate::environment::Standby;
 use crate::log::Log;
@@ -62,7 +63,9 @@ async fn standby(
     let log = Log::new(Arc::new(SystemClock));
     let key = "i-1".into();
     let stale = |document: &Document, print: &str| crate::claim::stale(document, print, &key, consumed);
-    let outcome = wait(&store, &key, &stale, cadence, begun + cadence.deadline, &Half, &log).await;
+    let ring = Notify::new();
+    let until = Until { deadline: begun + cadence.deadline, ring: &ring };
+    let outcome = wait(&store, &key, &stale, cadence, until, &Half, &log).await;
     let polls = store.polls.lock().unwrap().clone();
     (outcome, polls)
 }

@@ -1,21 +1,45 @@
+use domain::clock::Timestamp;
+
 use super::{Phase, Recovery, State, StateFile, boot_time, recovery};
 
 #[test]
 fn the_recovery_table() {
-    let state = |phase| State { phase, boot_id: "now".to_owned(), ..State::default() };
-    let died = |recovery: Recovery| match recovery {
-        Recovery::Died(reason) => reason.split(':').next().unwrap(),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(recovery(&state(None), "now"), Recovery::None);
-    assert_eq!(recovery(&state(Some(Phase::Finished)), "now"), Recovery::Done);
-    assert_eq!(recovery(&state(Some(Phase::Finished)), "later"), Recovery::Done, "a used disk is never used again");
-    assert_eq!(recovery(&state(Some(Phase::Claimed)), "later"), Recovery::None);
-    for phase in [Phase::Claimed, Phase::Running, Phase::Finishing] {
-        assert_eq!(died(recovery(&state(Some(phase)), "now")), "agent_restarted");
-    }
-    for phase in [Phase::Running, Phase::Finishing] {
-        assert_eq!(died(recovery(&state(Some(phase)), "later")), "instance_rebooted");
+    let at = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
+    let (same, rebooted, later) = (("now", None), ("later", Some(at(180))), ("later", Some(at(181))));
+    let unknown = ("later", None);
+    use Phase::{Claimed, Finished, Finishing, Running};
+    let rows = [
+        (None, same, "nothing"),
+        (None, later, "nothing"),
+        (Some(Finished), same, "done"),
+        (Some(Finished), later, "done"),
+        (Some(Claimed), same, "agent_restarted"),
+        (Some(Claimed), rebooted, "nothing"),
+        (Some(Claimed), later, "nothing"),
+        (Some(Running), same, "agent_restarted"),
+        (Some(Running), rebooted, "instance_rebooted"),
+        (Some(Running), later, "tainted"),
+        (Some(Running), unknown, "tainted"),
+        (Some(Finishing), same, "unreported"),
+        (Some(Finishing), rebooted, "unreported"),
+        (Some(Finishing), later, "tainted"),
+    ];
+    for (phase, (boot_id, booted), expected) in rows {
+        let state = State {
+            phase,
+            boot_id: "now".to_owned(),
+            heartbeat_at: Some(at(0)),
+            completion: (phase == Some(Finishing)).then(|| "{}".to_owned()),
+            ..State::default()
+        };
+        let found = match recovery(&state, boot_id, booted) {
+            Recovery::None => "nothing",
+            Recovery::Done => "done",
+            Recovery::Unreported(_) => "unreported",
+            Recovery::Died(reason) => reason.split(':').next().unwrap(),
+            Recovery::Tainted => "tainted",
+        };
+        assert_eq!(found, expected, "{phase:?} {boot_id} {booted:?}");
     }
 }
 
@@ -36,7 +60,7 @@ fn the_file_is_whole_private_and_readable_again() {
 
 #[test]
 fn the_kernel_says_when_it_started_or_nothing() {
-    let now = domain::clock::Timestamp::from_second(1_700_000_000).unwrap();
+    let now = Timestamp::from_second(1_700_000_000).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let boot = |uptime: &str| {
         std::fs::write(dir.path().join("uptime"), uptime).unwrap();

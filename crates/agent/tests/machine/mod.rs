@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use domain::handover::{Credential, HandOver};
@@ -20,9 +21,38 @@ pub(crate) const TOKEN: &str = "0badc0de0badc0de0badc0de";
 /// Bounds every wait; far longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Programs that are not in the package of their own name.
+const PACKAGES: [(&str, &str); 3] = [("ip", "iproute2"), ("nsenter", "util-linux"), ("systemd-analyze", "systemd")];
+
+/// Whether there is a program of this name. Where this is root on a Debian, one that is missing is installed first.
+#[allow(clippy::print_stderr, reason = "what is skipped has to be seen")]
+pub(crate) fn has(program: &str) -> bool {
+    /// One installation at a time, and one list of packages for all of them.
+    static LISTED: Mutex<bool> = Mutex::new(false);
+    let run = |command: &str, args: &[&str]| {
+        let command = Command::new(command).args(args).env("DEBIAN_FRONTEND", "noninteractive").output();
+        command.is_ok_and(|output| output.status.success())
+    };
+    let found = || run("sh", &["-c", "command -v \"$0\"", program]);
+    let mut listed = LISTED.lock().unwrap();
+    if !found() && rustix::process::geteuid().is_root() {
+        *listed = *listed || run("apt-get", &["update", "-qq"]);
+        let package = PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package);
+        let locked = "DPkg::Lock::Timeout=60";
+        run("apt-get", &["install", "-y", "-qq", "--no-install-recommends", "-o", locked, package]);
+    }
+    let found = found();
+    if !found {
+        eprintln!("SKIPPED: there is no {program}");
+    }
+    found
+}
+
 pub(crate) struct Machine {
     pub(crate) root: TempDir,
-    env: BTreeMap<String, String>,
+    env: Mutex<BTreeMap<String, String>>,
+    /// A command that the agent is started through.
+    through: Mutex<Vec<String>>,
 }
 
 /// What is left when the agent has ended.
@@ -63,11 +93,19 @@ impl Machine {
             ("RUNS_FLEET_STANDBY_FAST_POLL_MS", "10".to_owned()),
             ("RUNS_FLEET_RETRY_BASE_MS", "1".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "not-for-jobs".to_owned()),
+            // Tests run as root in containers: their machines have no other account, and must not be switched off.
+            ("RUNS_FLEET_RUNNER_USER", "root".to_owned()),
+            ("RUNS_FLEET_SHUTDOWN_COMMAND", String::new()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("FAKE_DIR", text("seen")),
         ];
         fs::create_dir(root.path().join("machine")).unwrap();
         fs::create_dir(root.path().join("seen")).unwrap();
-        Self { env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(), root }
+        Self {
+            env: Mutex::new(env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+            through: Mutex::default(),
+            root,
+        }
     }
 
     /// A machine with a hand-over and a runner directory whose `run.sh` is `script`.
@@ -82,24 +120,24 @@ impl Machine {
     pub(crate) fn with_tarball(script: &str) -> Self {
         let machine = Self::bare();
         machine.hand_over(&document());
-        let tree = machine.path("tree");
-        runner_tree(&tree, script);
-        let tarball = machine.path("runner.tar.gz");
-        let mut builder = tar::Builder::new(GzEncoder::new(File::create(&tarball).unwrap(), Compression::fast()));
-        builder.append_dir_all(".", &tree).unwrap();
-        builder.into_inner().unwrap().finish().unwrap();
-        fs::remove_dir_all(tree).unwrap();
-        let digest = hex::encode(Sha256::digest(fs::read(&tarball).unwrap()));
-        machine.set("RUNS_FLEET_RUNNER_URL", tarball.to_str().unwrap()).set("RUNS_FLEET_RUNNER_SHA256", &digest)
+        let (packed, digest) = tarball(&machine, script);
+        let path = machine.path("runner.tar.gz");
+        fs::write(&path, packed).unwrap();
+        machine.set("RUNS_FLEET_RUNNER_URL", path.to_str().unwrap()).set("RUNS_FLEET_RUNNER_SHA256", &digest)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
-    pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
-        self.env.insert(name.to_owned(), value.to_owned());
+    pub(crate) fn set(self, name: &str, value: &str) -> Self {
+        self.set_later(name, value);
         self
+    }
+
+    /// The same for one that is there already.
+    pub(crate) fn set_later(&self, name: &str, value: &str) {
+        self.env.lock().unwrap().insert(name.to_owned(), value.to_owned());
     }
 
     pub(crate) fn hand_over(&self, document: &HandOver) {
@@ -108,12 +146,20 @@ impl Machine {
         fs::write(dir.join(format!("{KEY}.json")), serde_json::to_vec(document).unwrap()).unwrap();
     }
 
+    /// From now on the agent is started through this command.
+    pub(crate) fn within(&self, command: &[&str]) {
+        *self.through.lock().unwrap() = command.iter().map(|word| (*word).to_owned()).collect();
+    }
+
     /// Starts the agent.
     pub(crate) fn start(&self) -> Child {
         let log = File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_runs-fleet-agent"))
+        let mut words = self.through.lock().unwrap().clone();
+        words.push(env!("CARGO_BIN_EXE_runs-fleet-agent").to_owned());
+        Command::new(&words[0])
+            .args(&words[1..])
             .env_clear()
-            .envs(&self.env)
+            .envs(&*self.env.lock().unwrap())
             .current_dir(self.path("machine"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -122,9 +168,25 @@ impl Machine {
             .unwrap()
     }
 
+    /// Runs the agent's program in another mode.
+    pub(crate) fn command(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_runs-fleet-agent"))
+            .args(args)
+            .env_clear()
+            .envs(&*self.env.lock().unwrap())
+            .output()
+            .unwrap()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait_only(&self, agent: &mut Child) -> ExitStatus {
+        let log = || fs::read_to_string(self.path("agent.log")).unwrap_or_default();
+        until_or("the agent's end", log, || agent.try_wait().unwrap())
+    }
+
     /// Waits for its end.
     pub(crate) fn wait(&self, mut agent: Child) -> After {
-        let status = until("the agent's end", || agent.try_wait().unwrap());
+        let status = self.wait_only(&mut agent);
         let log = fs::read_to_string(self.path("agent.log")).unwrap();
         After { status, log, reports: self.reports() }
     }
@@ -174,22 +236,41 @@ pub(crate) fn document() -> HandOver {
 /// A tree that passes for a runner.
 pub(crate) fn runner_tree(dir: &Path, script: &str) {
     fs::create_dir_all(dir.join("bin")).unwrap();
-    let write = |name: &str, content: &str| {
-        fs::write(dir.join(name), content).unwrap();
-        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    write("bin/Runner.Listener", "#!/bin/sh\n");
-    write("run.sh", &format!("#!/bin/sh\n{script}\n"));
+    program(&dir.join("bin/Runner.Listener"), "");
+    program(&dir.join("run.sh"), script);
+}
+
+/// An executable script.
+pub(crate) fn program(path: &Path, script: &str) {
+    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A tarball with a runner, and its SHA-256.
+pub(crate) fn tarball(machine: &Machine, script: &str) -> (Vec<u8>, String) {
+    let tree = machine.path("tree");
+    runner_tree(&tree, script);
+    let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    builder.append_dir_all(".", &tree).unwrap();
+    let packed = builder.into_inner().unwrap().finish().unwrap();
+    fs::remove_dir_all(tree).unwrap();
+    let digest = hex::encode(Sha256::digest(&packed));
+    (packed, digest)
 }
 
 /// Waits until `look` finds something.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_or(what, String::new, look)
+}
+
+/// The same; `excuse` is shown when it does not.
+pub(crate) fn until_or<T>(what: &str, excuse: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}\n{}", excuse());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -87,7 +87,7 @@ async fn belief_ends_without_the_election_s_help() {
     first.gate.thaw();
     sleep(5 * SECOND).await;
     assert!(!first.leads() && second.leads(), "whoever slept for minutes follows");
-    assert_eq!(*world.journal.broken.lock().unwrap(), [String::new(); 0]);
+    assert_eq!(*world.journal.broken.lock().unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +131,7 @@ async fn a_term_whose_beginning_was_not_answered_is_taken_again() {
     assert!(!first.leads(), "nor is what takes longer than one waits");
     *first.link.weather.lock().unwrap() = Weather::Fair;
     until(35, || first.leads()).await;
-    assert_eq!(*world.journal.broken.lock().unwrap(), [String::new(); 0]);
+    assert_eq!(*world.journal.broken.lock().unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,7 +299,7 @@ async fn alone_it_always_leads() {
         coordinator.stop(Duration::ZERO).await;
         assert!(coordinator.is_leader());
     }
-    let term = coordinator.leadership().borrow().clone().unwrap();
+    let term = coordinator.leadership().latest().unwrap();
     assert!(term.check().is_ok() && term.lasts(Duration::from_secs(1 << 30)));
     assert!(term.fence().token() >= term.token() && term.token() > 1_700_000_000_000, "epoch milliseconds");
     term.rejected(FencedRow::Pool);
@@ -366,4 +366,29 @@ async fn work_that_does_not_end_is_dropped() {
     };
     tokio::join!(work, stopping);
     assert!((70 * SECOND..71 * SECOND).contains(&start.elapsed()), "{:?}", start.elapsed());
+}
+
+/// Else a fleet would be led by a replica that does nothing.
+#[tokio::test(start_paused = true)]
+async fn work_that_panics_gives_its_term_up_and_is_run_again() {
+    let mut world = World::new(16);
+    let boot = world.start("a", 1.0);
+    let alone = Coordinator::alone(Arc::new(domain::clock::SystemClock), Metrics::new());
+    for coordinator in [&*boot.coordinator, &alone] {
+        let (stop, runs, start) = (CancellationToken::new(), AtomicUsize::new(0), Instant::now());
+        let work = while_leading(coordinator, stop.clone(), |term| {
+            let run = runs.fetch_add(1, Ordering::SeqCst);
+            async move {
+                assert!(run > 0, "the first run panics");
+                term.lost().await;
+            }
+        });
+        let story = async {
+            until(70, || runs.load(Ordering::SeqCst) == 2).await;
+            stop.cancel();
+        };
+        tokio::join!(work, story);
+        assert!((59 * SECOND..63 * SECOND).contains(&start.elapsed()), "{:?}", start.elapsed());
+    }
+    assert!(boot.metrics.render().contains(r#"reason="voluntary"} 1"#));
 }

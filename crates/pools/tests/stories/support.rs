@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Wall time that follows tokio's.
-pub struct WorldClock(Instant);
+pub(crate) struct WorldClock(Instant);
 
 impl Clock for WorldClock {
     fn now(&self) -> Timestamp {
@@ -45,7 +45,7 @@ impl Rng for Numbers {
 }
 
 /// What a call does besides.
-pub enum Weather {
+pub(crate) enum Weather {
     /// Nothing.
     Fair,
     /// It fails, and nothing happened.
@@ -57,7 +57,7 @@ pub enum Weather {
 type Omen = Box<dyn FnMut(&str) -> Weather + Send>;
 
 /// Everything outside of the replicas.
-pub struct World {
+pub(crate) struct World {
     pub clock: Arc<WorldClock>,
     pub memory: Arc<Memory>,
     pub machines: Mutex<BTreeMap<RunnerKey, Machine>>,
@@ -73,19 +73,19 @@ pub struct World {
     rng: Arc<Numbers>,
 }
 
-pub fn seconds(seconds: u64) -> Duration {
+pub(crate) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-pub fn cpu() -> PoolName {
+pub(crate) fn cpu() -> PoolName {
     "cpu".parse().expect("valid")
 }
 
-pub fn job(id: u64) -> JobId {
+pub(crate) fn job(id: u64) -> JobId {
     JobId::new(id).expect("positive")
 }
 
-pub fn spec() -> LaunchSpec {
+pub(crate) fn spec() -> LaunchSpec {
     LaunchSpec {
         instance_type: "c8g.large".to_owned(),
         instance_types: vec!["c8g.large".to_owned()],
@@ -97,7 +97,7 @@ pub fn spec() -> LaunchSpec {
 }
 
 impl World {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let clock = Arc::new(WorldClock(Instant::now()));
         Arc::new(Self {
             memory: Arc::new(Memory::new(clock.clone())),
@@ -115,7 +115,7 @@ impl World {
     }
 
     /// A world with an operator's pool.
-    pub async fn with_pool(running: u32, stopped: u32) -> Arc<Self> {
+    pub(crate) async fn with_pool(running: u32, stopped: u32) -> Arc<Self> {
         let world = Self::new();
         let config = PoolConfig {
             desired_running: running,
@@ -128,24 +128,24 @@ impl World {
         world
     }
 
-    pub fn pools(&self) -> Pools {
+    pub(crate) fn pools(&self) -> Pools {
         Pools::new(self.memory.clone(), self.clock.clone())
     }
 
-    pub fn claims(&self) -> Claims {
+    pub(crate) fn claims(&self) -> Claims {
         Claims::new(self.memory.clone(), self.clock.clone())
     }
 
-    pub fn jobs(&self) -> Jobs {
+    pub(crate) fn jobs(&self) -> Jobs {
         Jobs::new(self.memory.clone(), self.clock.clone())
     }
 
-    pub async fn pool(&self) -> Pool {
+    pub(crate) async fn pool(&self) -> Pool {
         self.pools().get(&cpu()).await.expect("an answer").expect("a pool")
     }
 
     /// A replica of the orchestrator.
-    pub fn replica(self: &Arc<Self>, owner: &str) -> Arc<WarmPools> {
+    pub(crate) fn replica(self: &Arc<Self>, owner: &str) -> Arc<WarmPools> {
         let table: Arc<dyn Table> = Arc::new(Outside(Arc::clone(self)));
         let clock: Arc<dyn Clock> = self.clock.clone();
         let ports = Ports {
@@ -163,20 +163,20 @@ impl World {
         WarmPools::new(ports, settings)
     }
 
-    pub fn leadership(&self) -> Leadership {
+    pub(crate) fn leadership(&self) -> Leadership {
         let coordinator = Coordinator::alone(self.clock.clone(), Metrics::new());
-        let leadership = coordinator.leadership().borrow().clone();
+        let leadership = coordinator.leadership().latest();
         leadership.expect("alone")
     }
 
     /// A full pass.
-    pub async fn pass(&self, warm: &WarmPools) -> Passed {
+    pub(crate) async fn pass(&self, warm: &WarmPools) -> Passed {
         let leadership = self.leadership();
         warm.pass(&cpu(), Scope::Leader(&leadership)).await
     }
 
     /// So many full passes, a minute apart; the cloud does meanwhile what it was asked to.
-    pub async fn minutes(&self, warm: &WarmPools, count: usize) {
+    pub(crate) async fn minutes(&self, warm: &WarmPools, count: usize) {
         for _ in 0..count {
             self.pass(warm).await;
             tokio::time::sleep(seconds(60)).await;
@@ -185,7 +185,7 @@ impl World {
     }
 
     /// Machines on their way arrive.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         for machine in self.machines.lock().unwrap().values_mut() {
             machine.state = match machine.state {
                 MachineState::Pending => MachineState::Running,
@@ -197,7 +197,7 @@ impl World {
     }
 
     /// A machine of the pool that is this old.
-    pub fn add(&self, key: &str, state: MachineState, ago: i64) {
+    pub(crate) fn add(&self, key: &str, state: MachineState, ago: i64) {
         let launched_at = self.clock.now().saturating_sub(jiff::SignedDuration::from_secs(ago)).expect("in range");
         let machine = Machine {
             key: key.into(),
@@ -218,12 +218,12 @@ impl World {
         self.machines.lock().unwrap().insert(key.into(), machine);
     }
 
-    pub fn state(&self, key: &str) -> Option<MachineState> {
+    pub(crate) fn state(&self, key: &str) -> Option<MachineState> {
         self.machines.lock().unwrap().get(&RunnerKey::from(key)).map(|machine| machine.state)
     }
 
     /// Machines in each state, gone ones left out.
-    pub fn states(&self) -> BTreeMap<&'static str, usize> {
+    pub(crate) fn states(&self) -> BTreeMap<&'static str, usize> {
         let mut states = BTreeMap::new();
         for machine in self.machines.lock().unwrap().values().filter(|machine| !machine.state.is_gone()) {
             *states.entry(machine.state.as_str()).or_default() += 1;
@@ -231,12 +231,12 @@ impl World {
         states
     }
 
-    pub fn hand_over(&self, key: &str) {
+    pub(crate) fn hand_over(&self, key: &str) {
         self.documents.lock().unwrap().insert(key.into());
     }
 
     /// A job of the pool is bound to a machine.
-    pub async fn bind(&self, id: u64, key: &str, state: JobState) {
+    pub(crate) async fn bind(&self, id: u64, key: &str, state: JobState) {
         let mut job = Job { state, ..launched(id, "token", key) };
         if let Some(message) = job.message.as_mut().map(Arc::make_mut) {
             message.spec.pool = Some(cpu());
@@ -245,17 +245,17 @@ impl World {
     }
 
     /// What every call does from now on.
-    pub fn omen(&self, omen: impl FnMut(&str) -> Weather + Send + 'static) {
+    pub(crate) fn omen(&self, omen: impl FnMut(&str) -> Weather + Send + 'static) {
         *self.omen.lock().unwrap() = Box::new(omen);
     }
 
     /// What was done to machines since the last time somebody asked.
-    pub fn done(&self) -> Vec<String> {
+    pub(crate) fn done(&self) -> Vec<String> {
         std::mem::take(&mut *self.log.lock().unwrap())
     }
 
     /// Runs something until the replica is about to make its `n`th call, and no further. `true`: it ended before.
-    pub async fn until_call(&self, n: usize, work: impl Future) -> bool {
+    pub(crate) async fn until_call(&self, n: usize, work: impl Future) -> bool {
         self.calls.store(0, Ordering::SeqCst);
         self.last.store(n, Ordering::SeqCst);
         let ended = tokio::select! {

@@ -12,7 +12,9 @@
 
 mod chaos;
 mod child;
+mod pool;
 mod report;
+mod starts;
 mod why;
 
 use std::collections::BTreeMap;
@@ -39,8 +41,8 @@ pub(crate) use why::{latest, why};
 
 /// Temporary directories of runs begin so.
 const TEMPORARY: &str = "runs-fleet-local-";
-/// Every wait of a chaos run is so many times shorter.
-const CHAOS_DIVISOR: u32 = 20;
+/// Every wait of a chaos run, and of one with pools, is so many times shorter.
+const FAST_DIVISOR: u32 = 20;
 /// The repository whose workflows run.
 const REPO: &str = "acme/widgets";
 
@@ -59,6 +61,9 @@ impl Layout {
     }
     pub(crate) fn spool(&self) -> PathBuf {
         self.0.join("reports")
+    }
+    pub(crate) fn archive(&self) -> PathBuf {
+        self.0.join("archive")
     }
     pub(crate) fn hand_overs(&self) -> PathBuf {
         self.0.join("hand-over")
@@ -101,6 +106,9 @@ pub(crate) fn agent_environment(dir: &Path, env: &BTreeMap<String, String>) -> B
     agents.insert("RUNS_FLEET_SECRETS_BACKEND".into(), "file".into());
     agents.insert("RUNS_FLEET_HANDOVER_DIR".into(), path(layout.hand_overs()));
     agents.insert("RUNS_FLEET_REPORT_SPOOL".into(), path(layout.spool()));
+    // To look for a file costs next to nothing.
+    agents.insert("RUNS_FLEET_STANDBY_FAST_POLL_MS".into(), "50".into());
+    agents.insert("RUNS_FLEET_STANDBY_FAST_POLLS".into(), "10000".into());
     agents
 }
 
@@ -131,8 +139,8 @@ async fn run(options: cli::Local) -> anyhow::Result<ExitCode> {
 
 async fn on_the_real_github(options: &cli::Local, dir: &Path) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(
-        options.jobs.is_none() && !options.chaos,
-        "--jobs and --chaos are for the simulated GitHub; unset RUNS_FLEET_GITHUB_APP_ID to use it"
+        options.jobs.is_none() && !options.chaos && options.pool.is_none(),
+        "--jobs, --chaos and --pool are for the simulated GitHub; unset RUNS_FLEET_GITHUB_APP_ID to use it"
     );
     anyhow::ensure!(
         std::env::var_os("RUNS_FLEET_RUNNER_URL").is_some() && std::env::var_os("RUNS_FLEET_RUNNER_SHA256").is_some(),
@@ -153,7 +161,7 @@ async fn on_the_real_github(options: &cli::Local, dir: &Path) -> anyhow::Result<
 }
 
 async fn simulated(options: &cli::Local, dir: &Path) -> anyhow::Result<ExitCode> {
-    let divisor = if options.chaos { CHAOS_DIVISOR } else { 1 };
+    let divisor = if options.chaos || options.pool.is_some() { FAST_DIVISOR } else { 1 };
     let secret = SystemRng.token();
     let repo: Repo = REPO.parse()?;
     let mut sim =
@@ -167,6 +175,9 @@ async fn simulated(options: &cli::Local, dir: &Path) -> anyhow::Result<ExitCode>
     }
     let github = SimulatedGitHub::start(sim).await.context("the simulated GitHub cannot start")?;
     let env = environment(options, divisor, &github, &secret)?;
+    if let Some(spares) = options.pool {
+        pool::make(dir, spares).await?;
+    }
     let orchestrator = Orchestrator::start(dir, true, env).await?;
     github.set_webhook_url(&format!("{}/webhook", orchestrator.url()))?;
     if !options.json {
@@ -177,6 +188,10 @@ async fn simulated(options: &cli::Local, dir: &Path) -> anyhow::Result<ExitCode>
     let mut load = Load::new(repo, options.parallel, Arc::clone(&rng));
     load.jobs = options.jobs;
     load.deadline = options.exit_when_done.then(|| Duration::from_secs(options.deadline));
+    if let Some(spares) = options.pool {
+        load.classes = pool::classes();
+        pool::filled(dir, spares).await;
+    }
     if options.chaos {
         load.duration = (Duration::from_millis(500), Duration::from_secs(3));
         load.rerun_grace = Duration::from_secs(60);

@@ -17,6 +17,7 @@ use simulation::load::End;
 
 use super::Layout;
 use super::chaos::Kills;
+use super::starts::{self, ByKind};
 
 /// How long records may take to follow once GitHub has concluded everything.
 const SETTLE: Duration = Duration::from_secs(60);
@@ -40,7 +41,7 @@ pub(super) struct Report {
     pub(super) stolen: u64,
     /// Re-runs of jobs whose machine was lost.
     pub(super) rerun: u64,
-    /// Machines.
+    /// Machines that were launched for a job, or given one.
     pub(super) launches: u64,
     /// Machines beyond one per job.
     pub(super) duplicate_runners: i64,
@@ -54,6 +55,8 @@ pub(super) struct Report {
     pub(super) start_ms_p50: Option<i64>,
     /// See `start_ms_p50`.
     pub(super) start_ms_p99: Option<i64>,
+    /// Starts by where the machine came from.
+    pub(super) starts: ByKind,
     /// From the first job to the last.
     pub(super) seconds: f64,
     /// How often the orchestrator was killed.
@@ -94,9 +97,9 @@ pub(super) async fn gather(
     let unsettled_records = settled(&jobs).await?;
     cleared(&Layout::new(dir)).await;
     let machines = read_machines(dir)?;
-    let received = received(&jobs, &machines).await?;
     let c = github.counters();
     let reports = github.jobs();
+    let received = received(&jobs, reports.iter().map(|job| job.id)).await?;
     // The latest attempt of a job is the one its run shows.
     let mut latest = BTreeMap::new();
     for job in &reports {
@@ -111,6 +114,8 @@ pub(super) async fn gather(
         first(&mut spawned, *job, machine.spawned_at_ms.map(|at| at - received));
         first(&mut started, *job, run_started(dir, machine).map(|at| at - received));
     }
+    // Spares that no job took do not count.
+    let launches = machines.iter().filter(|m| m.job.is_some() || run_started(dir, m).is_some()).count();
     let (mut overhead, mut start) =
         (spawned.into_values().collect::<Vec<_>>(), started.into_values().collect::<Vec<_>>());
     Ok(Report {
@@ -121,13 +126,14 @@ pub(super) async fn gather(
         not_rerun: c.awaiting_rerun,
         stolen: c.stolen,
         rerun: c.rerun,
-        launches: machines.len() as u64,
-        duplicate_runners: machines.len() as i64 - c.submitted as i64,
+        launches: launches as u64,
+        duplicate_runners: launches as i64 - c.submitted as i64,
         unsettled_records,
         overhead_ms_p50: percentile(&mut overhead, 50),
         overhead_ms_p99: percentile(&mut overhead, 99),
         start_ms_p50: percentile(&mut start, 50),
         start_ms_p99: percentile(&mut start, 99),
+        starts: starts::gather(dir, &received)?,
         seconds: (took.as_secs_f64() * 10.0).round() / 10.0,
         orchestrator_kills: kills.orchestrator,
         machine_kills: kills.machines,
@@ -164,9 +170,9 @@ async fn cleared(layout: &Layout) {
     }
 }
 
-async fn received(jobs: &Jobs, machines: &[Record]) -> anyhow::Result<BTreeMap<JobId, i64>> {
+async fn received(jobs: &Jobs, ids: impl Iterator<Item = JobId>) -> anyhow::Result<BTreeMap<JobId, i64>> {
     let mut stamps = BTreeMap::new();
-    for id in machines.iter().filter_map(|m| m.job) {
+    for id in ids {
         let job: Option<Job> = jobs.get(id).await?;
         if let Some(at) = job.and_then(|job| job.timeline.get(1, Milestone::WebhookReceived)) {
             stamps.insert(id, at);
@@ -189,7 +195,7 @@ fn first(of: &mut BTreeMap<JobId, i64>, job: JobId, value: Option<i64>) {
 }
 
 /// Nearest rank.
-fn percentile(values: &mut [i64], percent: usize) -> Option<i64> {
+pub(super) fn percentile(values: &mut [i64], percent: usize) -> Option<i64> {
     values.sort_unstable();
     let rank = (values.len() * percent).div_ceil(100);
     values.get(rank.checked_sub(1)?).copied()
@@ -210,6 +216,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "webhook → agent spawned   p50 {}, p99 {}", ms(self.overhead_ms_p50), ms(self.overhead_ms_p99))?;
         write!(f, "webhook → run.sh started  p50 {}, p99 {}", ms(self.start_ms_p50), ms(self.start_ms_p99))?;
+        write!(f, "{}", self.starts)?;
         if self.orchestrator_kills + self.machine_kills > 0 {
             write!(
                 f,

@@ -244,6 +244,10 @@ impl Machines {
             .env("RUNS_FLEET_STATE_DIR", &dir)
             .env("RUNS_FLEET_RUNNER_DIR", dir.join("runner"))
             .env("RUNS_FLEET_STANDBY_FAST_POLL_MS", "300")
+            // This computer has no account for jobs, is no instance, and stays on.
+            .env("RUNS_FLEET_RUNNER_USER", "root")
+            .env("RUNS_FLEET_SHUTDOWN_COMMAND", "")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
             .current_dir(&dir)
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

@@ -63,6 +63,8 @@ pub enum Happening<'a> {
     Led { replica: usize, token: i64, others: usize },
     /// A call of a replica met a mishap.
     Mishap { replica: usize, call: &'static str, what: &'static str },
+    /// A pool did not come to have the spares it should have.
+    PoolMissed { what: &'a str },
     /// From here on the world is healthy.
     Healthy,
 }

@@ -175,6 +175,7 @@ fn line(at: Timestamp, what: &Happening<'_>) -> Option<Line> {
             (None, None, format!("replica {replica} leads with token {token}, besides {others} others"))
         }
         Happening::Mishap { replica, call, what } => (None, None, format!("replica {replica}: {call} {what}")),
+        Happening::PoolMissed { what } => (None, None, (*what).to_owned()),
         Happening::Healthy => (None, None, "the world is healthy".to_owned()),
     };
     Some(Line { at, job, machine, text })

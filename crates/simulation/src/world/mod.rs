@@ -16,6 +16,7 @@ pub mod run;
 pub mod scenario;
 pub mod spares;
 pub mod summary;
+pub mod week;
 
 /// Whether a job is for us: one of its labels says so.
 pub(crate) fn is_ours(labels: &[String]) -> bool {

@@ -97,6 +97,20 @@ mutations! {
     NoUnconfirmedSweep, "no-unconfirmed-sweep", CLOUD;
     /// Nobody notices that machines are gone.
     NoVanishedSweep, "no-vanished-sweep", CLOUD;
+    /// A machine is claimed whoever holds it.
+    ClaimHeldMachines, "claim-held-machines", ALL;
+    /// A pool's lock is taken whoever holds it.
+    LockHeldPools, "lock-held-pools", ALL;
+    /// A task's lock is taken whoever holds it.
+    LockHeldTasks, "lock-held-tasks", ALL;
+    /// The leader lease is taken whoever holds it.
+    TakeHeldLease, "take-held-lease", NETWORK;
+    /// Machines are not stopped.
+    StopNothing, "stop-nothing", NONE;
+    /// Another machine is stopped as well: whichever was started last.
+    StopAnother, "stop-another", NONE;
+    /// No machine is made for a pool.
+    MakeNoSpares, "make-no-spares", NONE;
     /// Nobody asks GitHub for webhooks that failed, or for jobs it has queued.
     NoWebhookRecovery, "no-webhook-recovery", GITHUB;
 }

@@ -480,7 +480,7 @@ async fn elect(coordinator: Arc<Coordinator>, stop: CancellationToken) {
 async fn watch(replica: usize, coordinator: Arc<Coordinator>, outside: Outside, stop: CancellationToken) {
     let (mut terms, mut last) = (coordinator.leadership(), None);
     loop {
-        let token = terms.borrow_and_update().as_ref().map(Leadership::token);
+        let token = terms.latest().as_ref().map(Leadership::token);
         if let Some(token) = token.filter(|token| last != Some(*token)) {
             last = Some(token);
             let others = outside.candidates.besides(replica);
@@ -489,7 +489,7 @@ async fn watch(replica: usize, coordinator: Arc<Coordinator>, outside: Outside, 
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            changed = terms.changed() => if changed.is_err() { return },
+            () = terms.changed() => {}
         }
     }
 }

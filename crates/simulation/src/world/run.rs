@@ -34,9 +34,10 @@ use super::ports::queue::Post;
 use super::ports::table::Store;
 use super::process::{Calls, Port, Weather};
 use super::replica::{Candidates, Odds, Outside, Replica, lock};
-use super::scenario::{Day, Faults, Hour, Load, Scenario, chance};
+use super::scenario::{Day, Faults, Hour, Load, Scenario, Work, chance};
 use super::spares::Operator;
 use super::summary::{Series, Summary, Tally};
+use super::week::{self, Bursts};
 use crate::cloud::{self, Asked, Cloud};
 use crate::github::line::{GitHub, Trouble, Usage};
 use crate::github::model::{OwnerKind, Settings};
@@ -54,8 +55,8 @@ pub struct Options {
     pub faults: Faults,
     /// What is kept of what happened.
     pub keep: Keep,
-    /// A day of many organisations instead of a bad hour of two.
-    pub day: bool,
+    /// What people do.
+    pub work: Work,
     /// A deliberate bug.
     pub mutation: Option<Mutation>,
 }
@@ -118,12 +119,16 @@ const CONVERGED: Duration = Duration::from_secs(60 * 60);
 impl World {
     fn new(options: &Options) -> Self {
         let seed = options.seed;
-        let accounts = if options.day { ACCOUNTS.1 } else { ACCOUNTS.0 };
+        let accounts = if options.work == Work::Day { ACCOUNTS.1 } else { ACCOUNTS.0 };
         let mut scenario = Scenario::draw(seed, options.replicas, options.faults, accounts);
-        scenario.pools &= !options.day;
+        scenario.pools &= options.work == Work::Hour;
+        if let Some(days) = options.work.days().filter(|_| options.faults.any()) {
+            scenario.trouble = DAY * u32::try_from(days).unwrap_or(1);
+        }
         let clock: Arc<dyn Clock> = WorldClock::starting_now();
         let journal = Journal::new(options.keep);
-        let bounds = if options.day { Bounds { row_kept: KEPT, ..Bounds::default() } } else { Bounds::default() };
+        let bounds =
+            if options.work == Work::Day { Bounds { row_kept: KEPT, ..Bounds::default() } } else { Bounds::default() };
         let invariants = Invariants::new(bounds);
         let tally = Tally::new(seed, WorldClock::beginning());
         let witnesses: Vec<Arc<dyn Witness>> = vec![tally.clone(), journal.clone(), invariants.clone()];
@@ -168,7 +173,7 @@ impl World {
             metrics: Metrics::new(),
             mutation: options.mutation,
             candidates: Arc::new(Candidates::default()),
-            hot: None,
+            hot: options.work.days().map(|_| week::CAPS),
             subnets: ZONES.iter().map(|zone| format!("subnet-{zone}")).collect(),
         };
         cloud.host(Arc::new(Told(scene.clone())));
@@ -196,10 +201,13 @@ impl World {
         around.spawn(Arc::clone(&self.outside.github).run());
         around.spawn(Arc::clone(&self.outside.cloud).run());
         self.stir_up();
-        if self.scenario.pools
-            && let Err(error) = self.operator.open().await
-        {
-            self.invariants.accuse_pool(self.outside.clock.now(), error.to_string());
+        let opened = match options.work {
+            Work::Hour if self.scenario.pools => self.operator.open().await,
+            Work::Week | Work::Bursts(_) => week::open(&self.operator, options.work.warmth()).await,
+            Work::Hour | Work::Day => Ok(()),
+        };
+        if let Err(error) = opened {
+            self.outside.scene.happened(&Happening::PoolMissed { what: &error.to_string() });
         }
         let stop = CancellationToken::new();
         let doors: Doors = Arc::new(Mutex::new(vec![None; options.replicas]));
@@ -207,7 +215,7 @@ impl World {
         let mut chances = Vec::new();
         for (number, skew) in self.scenario.skews.iter().enumerate() {
             let (odds, rng) = (odds(&self.scenario), chance(self.scenario.seed, &format!("replica {number}")));
-            let permits = if options.day { 512 } else { 20 };
+            let permits = if options.work == Work::Day { 512 } else { 20 };
             let replica = Replica::new(number, self.outside.clone(), *skew, odds, rng, permits);
             chances.push(Arc::clone(&replica.chances));
             let fates = Fates {
@@ -218,16 +226,19 @@ impl World {
             let github = Arc::clone(&self.outside.github);
             replicas.spawn(live(replica, fates, Arc::clone(&doors), github, stop.clone()));
         }
-        let load: Box<dyn Load> = match options.day {
-            true => Box::new(Day::new(&self.scenario, options.jobs)),
-            false => Box::new(Hour::new(&self.scenario, options.jobs)),
+        let load: Box<dyn Load> = match options.work {
+            Work::Hour => Box::new(Hour::new(&self.scenario, options.jobs)),
+            Work::Day => Box::new(Day::new(&self.scenario, options.jobs)),
+            work @ (Work::Week | Work::Bursts(_)) => {
+                Box::new(Bursts::new(&self.scenario, work.days().unwrap_or(1), work.warmth()))
+            }
         };
         around.spawn(submit(load, Arc::clone(&self.outside.github), self.began, Arc::clone(&self.loaded)));
         if self.scenario.faults.network {
             let rng = chance(self.scenario.seed, "outages");
             around.spawn(outages(self.outside.weather.clone(), rng, self.began + self.scenario.trouble));
         }
-        if options.day {
+        if options.work == Work::Day {
             around.spawn(collect(Arc::clone(&self.outside.store), Arc::clone(&self.outside.clock)));
         }
         tokio::time::sleep_until(self.began + self.scenario.trouble).await;
@@ -300,16 +311,16 @@ impl World {
             let limit = Instant::now() + CONVERGED;
             while let Some(unmet) = self.operator.unmet() {
                 if Instant::now() > limit {
-                    self.invariants.accuse_pool(self.outside.clock.now(), unmet);
+                    self.outside.scene.happened(&Happening::PoolMissed { what: &unmet });
                     return;
                 }
                 tokio::time::sleep(LOOK).await;
             }
-            if let Err(error) = self.operator.close().await {
-                self.invariants.accuse_pool(self.outside.clock.now(), error.to_string());
-            }
-            self.quiet(false).await;
         }
+        if let Err(error) = self.operator.close().await {
+            self.outside.scene.happened(&Happening::PoolMissed { what: &error.to_string() });
+        }
+        self.quiet(false).await;
     }
 
     /// Waits until there is no work; with `spares`, those of pools are none. Not for ever, and not once an invariant is

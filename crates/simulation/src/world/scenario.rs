@@ -12,6 +12,7 @@ use domain::gh::Conclusion;
 use domain::ids::Repo;
 
 use super::spares;
+use super::week::Warmth;
 use crate::chance::SeededRng;
 use crate::github::model::JobSpec;
 
@@ -74,6 +75,39 @@ pub fn chance(seed: u64, purpose: &str) -> Arc<dyn Rng> {
     let rng = SeededRng::new(mixed);
     // Neighbouring seeds begin far apart.
     Arc::new(SeededRng::new(rng.next_u64()))
+}
+
+/// What people do, and for how long.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Work {
+    /// A bad hour of two organisations.
+    #[default]
+    Hour,
+    /// A day of forty organisations.
+    Day,
+    /// A week of one organisation, with warm pools.
+    Week,
+    /// Three days of one organisation with two long bursts each, whose machines are found so.
+    Bursts(Warmth),
+}
+
+impl Work {
+    /// The pools are part of the work, and trouble lasts as long as it.
+    pub fn days(self) -> Option<u64> {
+        match self {
+            Self::Hour | Self::Day => None,
+            Self::Week => Some(7),
+            Self::Bursts(_) => Some(3),
+        }
+    }
+
+    /// How bursts find their machines.
+    pub fn warmth(self) -> Option<Warmth> {
+        match self {
+            Self::Bursts(warmth) => Some(warmth),
+            _ => None,
+        }
+    }
 }
 
 /// Somebody's workflow starts, and what becomes of it.
@@ -180,7 +214,7 @@ impl Hour {
     }
 }
 
-fn pick<'a, T>(rng: &dyn Rng, from: &'a [T]) -> Option<&'a T> {
+pub(super) fn pick<'a, T>(rng: &dyn Rng, from: &'a [T]) -> Option<&'a T> {
     let place = rng.next_u64() % from.len().max(1) as u64;
     from.get(usize::try_from(place).unwrap_or(0))
 }
@@ -191,7 +225,7 @@ fn duration(rng: &dyn Rng) -> Duration {
     Duration::from_secs_f64(5.0 + 300.0 * a * b + if rng.unit() < 0.05 { 1500.0 * rng.unit() } else { 0.0 })
 }
 
-fn job(rng: &dyn Rng, place: usize, labels: &[&str]) -> JobSpec {
+pub(super) fn job(rng: &dyn Rng, place: usize, labels: &[&str]) -> JobSpec {
     JobSpec {
         name: format!("build {place}"),
         labels: labels.iter().map(|&label| label.to_owned()).collect(),

@@ -8,6 +8,7 @@ use db::{Pools, Table, schema};
 use domain::clock::Clock;
 use domain::ids::PoolName;
 use domain::launch::Arch;
+use fleet::ec2::Instance;
 use provider::tags;
 
 use super::ports::table::{ProcessTable, Store};
@@ -83,11 +84,12 @@ impl Operator {
     pub fn unmet(&self) -> Option<String> {
         let instances = self.cloud.instances();
         POOLS.iter().find_map(|(name, _, running, stopped)| {
+            // As a pass counts: what a stopped machine was given to once does not matter, its next start clears that.
             let spares = |state: &str| {
-                let of_pool = instances.iter().filter(|i| i.tags.get(tags::POOL).is_some_and(|pool| pool == name));
-                let free =
-                    of_pool.filter(|i| !i.tags.contains_key(tags::LAUNCH_ID) && !i.tags.contains_key(tags::JOB_ID));
-                free.filter(|i| i.state == state).count()
+                let of_pool = |i: &&Instance| i.tags.get(tags::POOL).is_some_and(|pool| pool == name);
+                let free = |i: &&Instance| state == "stopped" || !i.tags.contains_key(tags::JOB_ID);
+                let ours = |i: &&Instance| i.state == state && !i.tags.contains_key(tags::LAUNCH_ID);
+                instances.iter().filter(ours).filter(of_pool).filter(free).count()
             };
             let (up, down) = (spares("running"), spares("stopped"));
             let met = up == *running as usize && down == *stopped as usize;

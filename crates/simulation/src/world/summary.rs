@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use db::schema::JOBS;
+use db::table::{Item, Value};
 use domain::clock::{Timestamp, since};
 use domain::ids::JobId;
 use serde::Serialize;
@@ -39,6 +41,12 @@ pub struct Summary {
     pub reclaims: u64,
     /// Attempts that began on a runner minted for another.
     pub stolen: u64,
+    /// Jobs bound to a running spare of a pool,
+    pub hot: u64,
+    /// to a stopped one,
+    pub warm: u64,
+    /// and to a machine launched for them.
+    pub cold: u64,
     /// What the instances cost.
     pub cost_usd: f64,
     /// How long it took in the world.
@@ -103,6 +111,9 @@ struct Counts {
     launches: u64,
     ended: u64,
     stolen: u64,
+    hot: u64,
+    warm: u64,
+    cold: u64,
     waits: Waits,
     /// Attempts that wait, and since when.
     queued: BTreeMap<JobId, Timestamp>,
@@ -142,6 +153,9 @@ impl Tally {
             extra_launches: counts.launches as i64 - counts.began as i64,
             reclaims: ledger.reclaimed,
             stolen: counts.stolen,
+            hot: counts.hot,
+            warm: counts.warm,
+            cold: counts.cold,
             cost_usd: (ledger.usd * 100.0).round() / 100.0,
             virtual_s: since(now, self.began).as_secs(),
             violations,
@@ -196,6 +210,16 @@ impl Witness for Tally {
                 let waited = counts.queued.remove(job).is_some();
                 counts.lost += u64::from(waited && *conclusion != domain::gh::Conclusion::Cancelled);
                 counts.completed += u64::from(counts.running.remove(job));
+            }
+            Happening::Wrote { table, before: Some(before), after: Some(after) } if table.name == JOBS.name => {
+                let is = |row: &Item, name: &str, value: &Value| row.get(name) == Some(value);
+                let bound = is(before, "status", &"claiming".into()) && is(after, "status", &"launched".into());
+                match bound {
+                    true if is(after, "hot_pool_hit", &true.into()) => counts.hot += 1,
+                    true if is(after, "warm_pool_hit", &true.into()) => counts.warm += 1,
+                    true => counts.cold += 1,
+                    false => {}
+                }
             }
             Happening::Launched { .. } => counts.launches += 1,
             Happening::Ended { .. } => counts.ended += 1,

@@ -228,7 +228,7 @@ impl Boot {
     }
     /// The term it leads by, as it would be handed to work.
     pub(super) fn term(&self) -> Option<Leadership> {
-        self.coordinator.leadership().borrow().clone().filter(|term| term.check().is_ok())
+        self.coordinator.leadership().latest().filter(|term| term.check().is_ok())
     }
     fn replica(&self) -> &Arc<crate::coordinator::Replica> {
         match &self.coordinator.kind {

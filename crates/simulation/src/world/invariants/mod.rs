@@ -166,11 +166,6 @@ impl Invariants {
         lock(&self.0).view.is_quiet(spares)
     }
 
-    /// Says that a pool does not come to have the spares it should have.
-    pub fn accuse_pool(&self, now: Timestamp, text: String) {
-        lock(&self.0).accuse(now, ("P1 converging", None, None, text));
-    }
-
     /// The end of a run: whatever is left is left for good.
     pub fn quiesce(&self, now: Timestamp) {
         let mut state = lock(&self.0);
@@ -328,12 +323,14 @@ impl Witness for Invariants {
                 state.idles(now, machine);
             }
             Happening::Warned { machine, .. } => state.view.warned(machine),
+            Happening::Booted { machine } => state.view.booted(machine),
             Happening::Stopped { machine } => {
                 if let Some(found) = pools::p2_no_disturbing(&state.view, machine) {
                     state.accuse(now, found);
                 }
                 state.view.stopped(machine);
             }
+            Happening::PoolMissed { what } => state.accuse(now, pools::p1_converging(what)),
             Happening::Led { replica, others, .. } => {
                 if let Some(found) = pools::p5_one_leader(*replica, *others) {
                     state.accuse(now, found);

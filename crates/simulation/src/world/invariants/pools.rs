@@ -10,6 +10,11 @@ use super::view::View;
 /// Clocks of two replicas differ by twice what one may be wrong.
 const SKEW: i64 = 10;
 
+/// P1: in a healthy world without work, a pool has its spares within the hour that it is given.
+pub(super) fn p1_converging(what: &str) -> Finding {
+    ("P1 converging", None, None, what.to_owned())
+}
+
 /// P2: a machine with a job, or with a hand-over its agent may have taken, is not stopped.
 pub(super) fn p2_no_disturbing(view: &View, machine: &RunnerKey) -> Option<Finding> {
     let known = view.machines.get(machine)?;

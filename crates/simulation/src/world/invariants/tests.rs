@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use db::schema::JOBS;
+use db::schema::{JOBS, POOLS};
 use db::table::{Item, Value};
 use domain::clock::{Timestamp, after};
 use domain::gh::Conclusion;
@@ -97,6 +97,19 @@ impl History {
             deadline: Instant::now(),
         };
         self.saw(&Happening::Acked { queue: "main", delivery: &delivery, rejected: false });
+    }
+
+    /// A small row changes from some attributes to others.
+    fn small(&self, key: &str, before: &[(&str, &str)], after: &[(&str, &str)]) {
+        let row = |attributes: &[(&str, &str)]| {
+            let mut row = Item::new();
+            row.insert("pool_name".to_owned(), Value::from(key));
+            for (name, value) in attributes {
+                row.insert((*name).to_owned(), value.parse().map_or_else(|_| Value::from(*value), Value::N));
+            }
+            row
+        };
+        self.saw(&Happening::Wrote { table: &POOLS, before: Some(&row(before)), after: Some(&row(after)) });
     }
 
     /// Writes a job's row: its status, and other attributes; an empty text removes one.
@@ -259,6 +272,44 @@ const CASES: &[Case] = &[
         h.began(1, "i-1");
         h.ended("i-1", if bad { "orchestrator" } else { "agent" });
     }),
+    ("P1 converging", |h, bad| {
+        if bad {
+            h.saw(&Happening::PoolMissed { what: "there is one spare too few" });
+        }
+    }),
+    ("P2 no disturbing", |h, bad| {
+        h.queued(1);
+        h.bound(1, "i-1");
+        if bad {
+            h.began(1, "i-1");
+        }
+        h.saw(&Happening::Stopped { machine: &RunnerKey::new("i-1") });
+    }),
+    ("P2 no disturbing", |h, bad| {
+        h.bound(1, "i-1");
+        h.handed_over("i-1");
+        if !bad {
+            h.saw(&Happening::HandOverDeleted { machine: &RunnerKey::new("i-1") });
+        }
+        h.saw(&Happening::Stopped { machine: &RunnerKey::new("i-1") });
+    }),
+    ("P3 not twice", |h, bad| {
+        let until = h.now.as_second() + if bad { 60 } else { 5 };
+        h.small(
+            "hot",
+            &[("reconcile_lock_owner", "a"), ("reconcile_lock_expires", &until.to_string())],
+            &[("reconcile_lock_owner", "b"), ("reconcile_lock_expires", &(until + 60).to_string())],
+        );
+    }),
+    ("P3 not twice", |h, bad| {
+        let until = (h.now.as_second() + 200).to_string();
+        let before = [("claim_expiry", until.as_str()), ("job_id", "7")];
+        h.small("__instance_claim:i-1", &before, &[("claim_expiry", &until), ("job_id", if bad { "8" } else { "7" })]);
+    }),
+    ("P4 fences hold", |h, bad| {
+        h.small("hot", &[("leader_fence", "8")], &[("leader_fence", if bad { "7" } else { "9" })]);
+    }),
+    ("P5 one leader", |h, bad| h.saw(&Happening::Led { replica: 1, token: 1, others: usize::from(bad) })),
 ];
 
 #[test]

@@ -126,6 +126,8 @@ pub(super) struct MachineView {
     pub(super) launch: Option<Arc<str>>,
     /// A spare of a pool, as long as no job was given it.
     pub(super) spare: bool,
+    /// It was stopped, and has not booted since.
+    pub(super) off: bool,
     pub(super) ended: Option<&'static str>,
     pub(super) warned: bool,
     /// Its agent said how its work ended.
@@ -264,6 +266,7 @@ impl View {
         let view = MachineView {
             launch: launch.clone(),
             spare,
+            off: false,
             ended: None,
             warned: false,
             reported: false,
@@ -301,7 +304,13 @@ impl View {
     /// A machine of a pool that was given back before it did anything is a spare again; its agent has begun nothing.
     pub(super) fn stopped(&mut self, machine: &RunnerKey) {
         if let Some(view) = self.machines.get_mut(machine) {
-            (view.spare, view.was_bound, view.idle_since) = (true, false, None);
+            (view.spare, view.off, view.was_bound, view.idle_since) = (true, true, false, None);
+        }
+    }
+
+    pub(super) fn booted(&mut self, machine: &RunnerKey) {
+        if let Some(view) = self.machines.get_mut(machine) {
+            view.off = false;
         }
     }
 
@@ -323,6 +332,8 @@ impl View {
     /// When it became idle, if it is: `now` when that is new.
     pub(super) fn idle_since(&mut self, machine: &RunnerKey, now: Timestamp) -> Option<Timestamp> {
         let view = self.machines.get_mut(machine)?;
+        // Given to a job, never started, and given back.
+        view.spare |= view.off && view.bound.is_empty();
         if view.spare || view.ended.is_some() || !view.bound.is_empty() || view.serving.is_some() {
             return None;
         }

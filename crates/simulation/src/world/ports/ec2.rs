@@ -36,6 +36,12 @@ impl ProcessEc2 {
     ) -> Result<T, ApiError> {
         self.process.call(Port::Compute, name, no_answer, call).await
     }
+
+    /// The running instance of a kind that was started last.
+    fn last_running(&self, kind: impl Fn(&Instance) -> bool) -> Option<String> {
+        let running = self.cloud.instances().into_iter().filter(|i| i.state == "running" && kind(i));
+        running.max_by(|a, b| (a.launched_at, &a.id).cmp(&(b.launched_at, &b.id))).map(|last| last.id)
+    }
 }
 
 #[async_trait]
@@ -47,6 +53,10 @@ impl Ec2 for ProcessEc2 {
             Some(Mutation::OneTooMany) => request.capacity += 1,
             Some(Mutation::NoTags) => request.tags.clear(),
             _ => {}
+        }
+        let for_job = |(name, _): &(String, String)| name == provider::tags::LAUNCH_ID;
+        if self.mutation == Some(Mutation::MakeNoSpares) && !request.tags.iter().any(for_job) {
+            return self.call("ec2.create_fleet", async { Ok(FleetAnswer::default()) }).await;
         }
         self.call("ec2.create_fleet", self.cloud.create_fleet(&request)).await
     }
@@ -78,16 +88,27 @@ impl Ec2 for ProcessEc2 {
         self.call("ec2.start_instances", self.cloud.start_instances(ids)).await
     }
     async fn stop_instances(&self, ids: &[String]) -> Result<(), ApiError> {
-        self.call("ec2.stop_instances", self.cloud.stop_instances(ids)).await
+        let stop = async {
+            match self.mutation {
+                Some(Mutation::StopNothing) => return Ok(()),
+                Some(Mutation::StopAnother) => {
+                    if let Some(last) = self.last_running(|instance| !instance.spot) {
+                        self.cloud.stop_instances(&[last]).await?;
+                    }
+                }
+                _ => {}
+            }
+            self.cloud.stop_instances(ids).await
+        };
+        self.call("ec2.stop_instances", stop).await
     }
     async fn terminate_instances(&self, ids: &[String]) -> Result<(), ApiError> {
         let terminate = async {
             match self.mutation {
                 Some(Mutation::TerminateNothing) => return Ok(()),
                 Some(Mutation::TerminateAnother) => {
-                    let last = self.cloud.instances().into_iter().filter(|i| i.state == "running");
-                    if let Some(last) = last.max_by(|a, b| (a.launched_at, &a.id).cmp(&(b.launched_at, &b.id))) {
-                        self.cloud.terminate_instances(&[last.id]).await?;
+                    if let Some(last) = self.last_running(|_| true) {
+                        self.cloud.terminate_instances(&[last]).await?;
                     }
                 }
                 _ => {}

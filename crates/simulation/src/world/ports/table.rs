@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use db::schema::{JOBS, RUNNERS};
+use db::schema::{JOBS, LOCKS, RUNNERS};
 use db::table::{Cond, Item, Query, Schema, Update, Value, Write};
 use db::{Error, Memory, Outcome, Table, Watch};
 use domain::clock::{Clock, Rng};
@@ -133,6 +133,10 @@ fn twisted(mutation: Option<Mutation>, mut write: Write) -> Write {
     let mut free = jobs && mutation == Mutation::IgnoreVersion;
     free |= runners && mutation == Mutation::BindTakenMachine;
     let cond = std::mem::replace(cond, Cond::Always);
+    let held = match &write {
+        Write::Update { table, key: Value::S(key), update, .. } => is_twisted_hold(mutation, table, key, update),
+        _ => false,
+    };
     let put_back = |write: &mut Write, cond: Cond| {
         let (Write::Put { cond: place, .. } | Write::Update { cond: place, .. } | Write::Delete { cond: place, .. }) =
             write;
@@ -158,10 +162,22 @@ fn twisted(mutation: Option<Mutation>, mut write: Write) -> Write {
             _ => {}
         }
     }
-    if !free {
+    if !free && !held {
         put_back(&mut write, cond);
     }
     write
+}
+
+/// Whether a deliberate bug takes what another may hold.
+fn is_twisted_hold(mutation: Mutation, table: &Schema, key: &str, update: &Update) -> bool {
+    let takes = |owner: &str| update.set.contains_key(owner);
+    match mutation {
+        Mutation::ClaimHeldMachines => key.starts_with("__instance_claim:"),
+        Mutation::LockHeldPools => takes("reconcile_lock_owner"),
+        Mutation::LockHeldTasks => takes("lock_owner"),
+        Mutation::TakeHeldLease => table.name == LOCKS.name && takes("fencing_token"),
+        _ => false,
+    }
 }
 
 impl ProcessTable {

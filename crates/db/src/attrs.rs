@@ -1,6 +1,8 @@
 //! Reading and writing single attributes. Readers are lenient: what cannot be read is absent, so that one odd value
 //! never hides a whole row.
 
+use std::cell::Cell;
+
 use domain::clock::{Timestamp, whole_seconds};
 
 use crate::table::{Item, Name, Update, Value};
@@ -11,36 +13,69 @@ mod tests;
 /// The zero time of Go, which its writer stored for "never".
 const GO_ZERO: i64 = -62_135_596_800;
 
+/// Where attributes are read from: a row, or a [`Reader`] of one.
+pub(crate) trait Attributes<'a>: Copy {
+    /// An attribute.
+    fn value(self, name: &str) -> Option<&'a Value>;
+}
+
+impl<'a> Attributes<'a> for &'a Item {
+    fn value(self, name: &str) -> Option<&'a Value> {
+        self.get(name)
+    }
+}
+
+/// Reads many attributes of a row. Asked in the order of the names it goes through the row once; in any other order it
+/// answers the same.
+pub(crate) struct Reader<'a> {
+    item: &'a Item,
+    next: Cell<usize>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) const fn new(item: &'a Item) -> Self {
+        Self { item, next: Cell::new(0) }
+    }
+}
+
+impl<'a> Attributes<'a> for &Reader<'a> {
+    fn value(self, name: &str) -> Option<&'a Value> {
+        let (place, value) = self.item.get_near(self.next.get(), name);
+        self.next.set(place);
+        value
+    }
+}
+
 /// Non-empty text.
-pub(crate) fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
-    match item.get(name) {
+pub(crate) fn text<'a>(row: impl Attributes<'a>, name: &str) -> Option<&'a str> {
+    match row.value(name) {
         Some(Value::S(text)) if !text.is_empty() => Some(text),
         _ => None,
     }
 }
 
 /// The same, owned.
-pub(crate) fn string(item: &Item, name: &str) -> Option<String> {
-    text(item, name).map(str::to_owned)
+pub(crate) fn string<'a>(row: impl Attributes<'a>, name: &str) -> Option<String> {
+    text(row, name).map(str::to_owned)
 }
 
 /// A whole number.
-pub(crate) fn whole(item: &Item, name: &str) -> Option<i64> {
-    match item.get(name) {
+pub(crate) fn whole<'a>(row: impl Attributes<'a>, name: &str) -> Option<i64> {
+    match row.value(name) {
         Some(Value::N(number)) => Some(*number),
         _ => None,
     }
 }
 
 /// A whole number in the range of `T`.
-pub(crate) fn count<T: TryFrom<i64>>(item: &Item, name: &str) -> Option<T> {
-    whole(item, name).and_then(|number| T::try_from(number).ok())
+pub(crate) fn count<'a, T: TryFrom<i64>>(row: impl Attributes<'a>, name: &str) -> Option<T> {
+    whole(row, name).and_then(|number| T::try_from(number).ok())
 }
 
 /// A number with or without a fraction.
 #[allow(clippy::cast_precision_loss, reason = "asked for as an approximation")]
-pub(crate) fn number(item: &Item, name: &str) -> Option<f64> {
-    match item.get(name) {
+pub(crate) fn number<'a>(row: impl Attributes<'a>, name: &str) -> Option<f64> {
+    match row.value(name) {
         Some(Value::N(number)) => Some(*number as f64),
         Some(Value::F(number)) => Some(*number),
         _ => None,
@@ -48,23 +83,23 @@ pub(crate) fn number(item: &Item, name: &str) -> Option<f64> {
 }
 
 /// Truth; absent is false.
-pub(crate) fn flag(item: &Item, name: &str) -> bool {
-    matches!(item.get(name), Some(Value::Bool(true)))
+pub(crate) fn flag<'a>(row: impl Attributes<'a>, name: &str) -> bool {
+    matches!(row.value(name), Some(Value::Bool(true)))
 }
 
 /// RFC 3339 in any zone, with or without a fraction.
-pub(crate) fn time(item: &Item, name: &str) -> Option<Timestamp> {
-    text(item, name)?.parse().ok().filter(|at: &Timestamp| at.as_second() != GO_ZERO)
+pub(crate) fn time<'a>(row: impl Attributes<'a>, name: &str) -> Option<Timestamp> {
+    text(row, name)?.parse().ok().filter(|at: &Timestamp| at.as_second() != GO_ZERO)
 }
 
 /// Epoch seconds.
-pub(crate) fn seconds(item: &Item, name: &str) -> Option<Timestamp> {
-    whole(item, name).and_then(|at| Timestamp::from_second(at).ok())
+pub(crate) fn seconds<'a>(row: impl Attributes<'a>, name: &str) -> Option<Timestamp> {
+    whole(row, name).and_then(|at| Timestamp::from_second(at).ok())
 }
 
 /// The texts of a list.
-pub(crate) fn texts(item: &Item, name: &str) -> Vec<String> {
-    match item.get(name) {
+pub(crate) fn texts<'a>(row: impl Attributes<'a>, name: &str) -> Vec<String> {
+    match row.value(name) {
         Some(Value::L(list)) => list
             .iter()
             .filter_map(|value| match value {

@@ -47,6 +47,20 @@ impl Item {
         self.place(name).ok().map(|place| &self.0[place].1)
     }
 
+    /// An attribute, and the place behind it. Found at once where it is the next one at or behind `near`, or, being
+    /// absent, would be.
+    pub(crate) fn get_near(&self, near: usize, name: &str) -> (usize, Option<&Value>) {
+        let mut from = near.min(self.0.len());
+        if from > 0 && self.0[from - 1].0.as_ref() >= name {
+            from = self.place(name).unwrap_or_else(|place| place);
+        }
+        let skipped = self.0[from..].iter().take_while(|(other, _)| other.as_ref() < name).count();
+        match self.0.get(from + skipped) {
+            Some((found, value)) if found == name => (from + skipped + 1, Some(value)),
+            _ => (from + skipped, None),
+        }
+    }
+
     /// An attribute, to be changed.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut Value> {
         let place = self.place(name).ok()?;

@@ -71,7 +71,7 @@ impl Markers {
         Ok(rows
             .iter()
             .filter(|row| {
-                attrs::seconds(row, "last_job_at").is_some_and(|at| since(now, at) < within.saturating_add(ACTIVE_STEP))
+                attrs::seconds(*row, "last_job_at").is_some_and(|at| since(now, at) < within.saturating_add(ACTIVE_STEP))
             })
             .filter_map(|row| attrs::text(row, POOLS.key)?.strip_prefix("__active_repo:")?.parse().ok())
             .collect())

@@ -49,13 +49,18 @@ impl Rows {
             Some(row) => self.rows.insert(key.clone(), row.clone()),
             None => self.rows.remove(&key),
         };
-        let entries = |row: &Option<Item>| row.as_ref().map_or_else(Vec::new, |row| cond::entries(self.table, row));
-        let (old, new) = (entries(&before), entries(&after));
-        for (place, hash, range) in old.iter().filter(|entry| !new.contains(entry)).cloned() {
-            self.index.remove(&(place, hash, range, key.clone()));
-        }
-        for (place, hash, range) in new.into_iter().filter(|entry| !old.contains(entry)) {
-            self.index.insert((place, hash, range, key.clone()));
+        for (place, index) in self.table.indexes.iter().enumerate() {
+            let read = |row: &Option<Item>| cond::entry(index, row.as_ref()?);
+            let (old, new) = (read(&before), read(&after));
+            if old == new {
+                continue;
+            }
+            if let Some((hash, range)) = old {
+                self.index.remove(&(place, hash, range, key.clone()));
+            }
+            if let Some((hash, range)) = new {
+                self.index.insert((place, hash, range, key.clone()));
+            }
         }
         let expiry = |row: &Option<Item>| row.as_ref().and_then(|row| self.expiry(row));
         let (old, new) = (expiry(&before), expiry(&after));

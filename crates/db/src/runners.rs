@@ -10,7 +10,7 @@ use domain::clock::{Clock, Timestamp, whole_seconds};
 use domain::ids::{ClassKey, DispatchId, JobId, PoolName, RunnerId, RunnerKey};
 use domain::runner::{FinalReport, Runner, RunnerState};
 
-use crate::attrs::{self, Difference, Row};
+use crate::attrs::{self, Difference, Reader, Row};
 use crate::schema::{RUNNERS, STATE};
 use crate::table::{Cond, Error, Item, Outcome, Query, Table, Update, Value, Write};
 
@@ -167,28 +167,23 @@ fn stored(runner: Runner, version: u64) -> Runner {
 }
 
 fn decode(item: &Item) -> Result<Runner, String> {
-    let key = attrs::text(item, "runner_key").ok_or("a runner without runner_key")?;
+    let row = &Reader::new(item);
+    let key = attrs::text(row, "runner_key").ok_or("a runner without runner_key")?;
     let unreadable = |name: &str| format!("runner {key} has no readable {name}");
-    let job = |name: &str| attrs::count(item, name).and_then(JobId::new);
+    let job = |name: &str| attrs::count(row, name).and_then(JobId::new);
+    // In the order of the names.
     Ok(Runner {
         key: RunnerKey::from(key),
-        version: attrs::count(item, "version").unwrap_or(0),
-        state: attrs::text(item, "state").and_then(RunnerState::parse).ok_or_else(|| unreadable("state"))?,
-        repo: attrs::text(item, "repo").and_then(|repo| repo.parse().ok()).ok_or_else(|| unreadable("repo"))?,
-        name: attrs::string(item, "runner_name").unwrap_or_default(),
-        abandoned_names: attrs::texts(item, "abandoned_names"),
-        id: attrs::count(item, "runner_id").and_then(RunnerId::new),
-        labels: attrs::texts(item, "labels"),
-        class: ClassKey::new(attrs::text(item, "class_key").unwrap_or_default()),
-        pool: attrs::text(item, "pool").and_then(|name| name.parse().ok()),
+        abandoned_names: attrs::texts(row, "abandoned_names"),
         bound_job: job("bound_job_id"),
-        running_job: job("running_job_id"),
-        dispatch: DispatchId::new(attrs::text(item, "dispatch_id").unwrap_or_default()),
-        minted_at: attrs::time(item, "minted_at").unwrap_or(Timestamp::UNIX_EPOCH),
-        online_at: attrs::time(item, "online_at"),
-        running_since: attrs::time(item, "running_since"),
-        interrupted_at: attrs::time(item, "interrupted_at"),
-        retire_at: attrs::time(item, "retire_at"),
+        class: ClassKey::new(attrs::text(row, "class_key").unwrap_or_default()),
+        dispatch: DispatchId::new(attrs::text(row, "dispatch_id").unwrap_or_default()),
+        interrupted_at: attrs::time(row, "interrupted_at"),
+        labels: attrs::texts(row, "labels"),
+        minted_at: attrs::time(row, "minted_at").unwrap_or(Timestamp::UNIX_EPOCH),
+        online_at: attrs::time(row, "online_at"),
+        pool: attrs::text(row, "pool").and_then(|name| name.parse().ok()),
+        repo: attrs::text(row, "repo").and_then(|repo| repo.parse().ok()).ok_or_else(|| unreadable("repo"))?,
         report: match item.get("report") {
             Some(Value::M(report)) => Some(FinalReport {
                 status: attrs::string(report, "status").unwrap_or_default(),
@@ -198,6 +193,13 @@ fn decode(item: &Item) -> Result<Runner, String> {
             }),
             _ => None,
         },
-        ttl: attrs::seconds(item, "ttl"),
+        retire_at: attrs::time(row, "retire_at"),
+        id: attrs::count(row, "runner_id").and_then(RunnerId::new),
+        name: attrs::string(row, "runner_name").unwrap_or_default(),
+        running_job: job("running_job_id"),
+        running_since: attrs::time(row, "running_since"),
+        state: attrs::text(row, "state").and_then(RunnerState::parse).ok_or_else(|| unreadable("state"))?,
+        ttl: attrs::seconds(row, "ttl"),
+        version: attrs::count(row, "version").unwrap_or(0),
     })
 }

@@ -10,7 +10,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::table::{Cond, Error, Item, MAX_ITEM, MAX_WRITES, Name, Outcome, Schema, Update, Value, Write};
+use crate::table::{Cond, Error, Index, Item, MAX_ITEM, MAX_WRITES, Name, Outcome, Schema, Update, Value, Write};
 
 #[cfg(test)]
 mod tests;
@@ -252,19 +252,13 @@ pub(crate) fn canonical(value: &mut Value) -> Option<()> {
     }
 }
 
-/// The index entries of a row: place of the index in the schema, hash, range. Sparse: a row without the attributes
-/// has none.
-pub(crate) fn entries(table: &'static Schema, row: &Item) -> Vec<(usize, Key, Option<Key>)> {
+/// The entry of a row in an index: hash, range. Sparse: a row without the attributes has none.
+pub(crate) fn entry(index: &Index, row: &Item) -> Option<(Key, Option<Key>)> {
     let key = |name: &str| row.get(name).and_then(Key::read);
-    table
-        .indexes
-        .iter()
-        .enumerate()
-        .filter_map(|(place, index)| match index.range {
-            Some(range) => Some((place, key(index.hash)?, Some(key(range)?))),
-            None => Some((place, key(index.hash)?, None)),
-        })
-        .collect()
+    match index.range {
+        Some(range) => Some((key(index.hash)?, Some(key(range)?))),
+        None => Some((key(index.hash)?, None)),
+    }
 }
 
 /// The place of an index in its schema.

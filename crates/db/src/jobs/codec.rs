@@ -13,7 +13,7 @@ use domain::job::{Job, JobState, Lease, Milestone, RerunState, Sighting, Timelin
 use domain::launch::LaunchSpec;
 use domain::message::JobMessage;
 
-use crate::attrs::{self, Difference};
+use crate::attrs::{self, Difference, Reader};
 use crate::table::{Item, Update, Value};
 
 /// Attributes this codec owns, besides the key, `version` and the milestones. An update of a row of the Go
@@ -224,20 +224,21 @@ pub(super) fn decode(item: &Item) -> Result<Job, String> {
 
 /// The record without its message.
 fn decode_bare(item: &Item) -> Result<Job, String> {
-    let id = attrs::whole(item, "job_id")
+    let row = &Reader::new(item);
+    let id = attrs::whole(row, "job_id")
         .and_then(|id| JobId::new(u64::try_from(id).ok()?))
         .ok_or_else(|| "a job without job_id".to_owned())?;
-    let word = attrs::text(item, "status").unwrap_or_default();
+    let word = attrs::text(row, "status").unwrap_or_default();
     let state = JobState::parse(word).ok_or_else(|| format!("job {id} has the unknown status {word:?}"))?;
-    let stamped = attrs::time(item, "created_at");
-    let queued_at = attrs::time(item, "queued_at").or(stamped).unwrap_or(Timestamp::UNIX_EPOCH);
+    let stamped = attrs::time(row, "created_at");
+    let queued_at = attrs::time(row, "queued_at").or(stamped).unwrap_or(Timestamp::UNIX_EPOCH);
     let created_at = stamped.unwrap_or(queued_at);
 
-    let lease = match attrs::text(item, "lease_token") {
+    let lease = match attrs::text(row, "lease_token") {
         Some(token) => Some(Lease {
             token: token.into(),
-            owner: attrs::string(item, "lease_owner").unwrap_or_default(),
-            until: attrs::whole(item, "lease_expires_at").and_then(|ms| Timestamp::from_millisecond(ms).ok()),
+            owner: attrs::string(row, "lease_owner").unwrap_or_default(),
+            until: attrs::whole(row, "lease_expires_at").and_then(|ms| Timestamp::from_millisecond(ms).ok()),
         }),
         // A claim of the Go implementation: no token, its age is its lease. An unreadable age is a dead lease.
         None if state == JobState::Claiming => Some(Lease {
@@ -248,58 +249,59 @@ fn decode_bare(item: &Item) -> Result<Job, String> {
         None => None,
     };
     let unfenced = lease.as_ref().is_none_or(|lease| lease.token.as_str().is_empty());
-    let stored_retries = attrs::count(item, "retry_count").unwrap_or(0);
+    let stored_retries = attrs::count(row, "retry_count").unwrap_or(0);
     // While claiming, the Go implementation counts its strikes in `retry_count`; the queue's message has the retries.
-    let (retry_count, strikes) = match attrs::count(item, "claim_attempts") {
+    let (retry_count, strikes) = match attrs::count(row, "claim_attempts") {
         Some(strikes) => (stored_retries, strikes),
         None if state == JobState::Claiming && unfenced => (0, stored_retries.max(1)),
         None => (stored_retries, 0),
     };
     // It also never said when a machine was prepared; its bound jobs always were.
     let prepared_at =
-        attrs::time(item, "prepared_at").or((state == JobState::Launched && unfenced).then_some(created_at));
+        attrs::time(row, "prepared_at").or((state == JobState::Launched && unfenced).then_some(created_at));
 
+    // In the order of the names.
     Ok(Job {
         id,
-        version: attrs::count(item, "version").unwrap_or(0),
         state,
         message: None,
-        instance: attrs::text(item, "instance_id").map(RunnerKey::from),
-        instance_type: attrs::string(item, "instance_type"),
-        availability_zone: attrs::string(item, "availability_zone"),
-        spot: attrs::flag(item, "spot"),
-        warm_pool_hit: attrs::flag(item, "warm_pool_hit"),
-        hot_pool_hit: attrs::flag(item, "hot_pool_hit"),
         retry_count,
         claim_attempts: strikes,
-        displaced_count: attrs::count(item, "displaced_count").unwrap_or(0),
-        dispatch_seq: attrs::count(item, "dispatch_seq").unwrap_or(0),
-        force_on_demand: attrs::flag(item, "force_on_demand"),
         created_at,
         queued_at,
-        requeued_at: attrs::time(item, "requeued_at"),
-        not_before: attrs::time(item, "not_before"),
-        redrive_at: attrs::time(item, "redrive_at"),
-        requeue_reason: attrs::string(item, "requeue_reason"),
         lease,
-        launch_id: attrs::text(item, "launch_id").map(LaunchId::from),
         prepared_at,
-        started_at: attrs::time(item, "started_at"),
-        completed_at: attrs::time(item, "completed_at"),
-        exit_code: attrs::whole(item, "exit_code"),
-        duration_seconds: attrs::count(item, "duration_seconds"),
-        conclusion: attrs::string(item, "conclusion"),
-        label_warnings: attrs::texts(item, "label_warnings"),
-        class: attrs::text(item, "class_key").map(ClassKey::from),
-        runner_name: attrs::string(item, "runner_name"),
-        runner_id: attrs::count(item, "runner_id").and_then(RunnerId::new),
-        in_progress_at: attrs::time(item, "in_progress_at"),
         sighting: sighting(item),
-        rerun: attrs::text(item, "rerun_state").and_then(RerunState::parse),
         timeline: timeline(item),
-        last_error: attrs::string(item, "last_error"),
-        settled_reason: attrs::string(item, "settled_reason"),
-        ttl: attrs::seconds(item, "ttl"),
+        availability_zone: attrs::string(row, "availability_zone"),
+        class: attrs::text(row, "class_key").map(ClassKey::from),
+        completed_at: attrs::time(row, "completed_at"),
+        conclusion: attrs::string(row, "conclusion"),
+        dispatch_seq: attrs::count(row, "dispatch_seq").unwrap_or(0),
+        displaced_count: attrs::count(row, "displaced_count").unwrap_or(0),
+        duration_seconds: attrs::count(row, "duration_seconds"),
+        exit_code: attrs::whole(row, "exit_code"),
+        force_on_demand: attrs::flag(row, "force_on_demand"),
+        hot_pool_hit: attrs::flag(row, "hot_pool_hit"),
+        in_progress_at: attrs::time(row, "in_progress_at"),
+        instance: attrs::text(row, "instance_id").map(RunnerKey::from),
+        instance_type: attrs::string(row, "instance_type"),
+        label_warnings: attrs::texts(row, "label_warnings"),
+        last_error: attrs::string(row, "last_error"),
+        launch_id: attrs::text(row, "launch_id").map(LaunchId::from),
+        not_before: attrs::time(row, "not_before"),
+        redrive_at: attrs::time(row, "redrive_at"),
+        requeue_reason: attrs::string(row, "requeue_reason"),
+        requeued_at: attrs::time(row, "requeued_at"),
+        rerun: attrs::text(row, "rerun_state").and_then(RerunState::parse),
+        runner_id: attrs::count(row, "runner_id").and_then(RunnerId::new),
+        runner_name: attrs::string(row, "runner_name"),
+        settled_reason: attrs::string(row, "settled_reason"),
+        spot: attrs::flag(row, "spot"),
+        started_at: attrs::time(row, "started_at"),
+        ttl: attrs::seconds(row, "ttl"),
+        version: attrs::count(row, "version").unwrap_or(0),
+        warm_pool_hit: attrs::flag(row, "warm_pool_hit"),
     })
 }
 

@@ -55,6 +55,7 @@ impl Model {
         let record =
             Run { id: run, repo: repo.clone(), number, attempt: 1, created_at: now, updated_at: now, latest, earlier };
         self.runs.insert(run, record);
+        self.active.entry(repo.clone()).or_default().insert(run);
         let mut ids = Vec::with_capacity(jobs.len());
         for spec in jobs {
             ids.push(self.add_job(run, 1, spec, now)?);
@@ -154,8 +155,9 @@ impl Model {
         job.ended = Some(Ended { conclusion, at: now, runner_lost });
         let (run, runner, attempt) = (job.run, job.served.as_ref().map(|s| s.id), job.attempt);
         self.open.remove(&id);
-        if let Some(repo) = self.runs.get(&run).map(|run| run.repo.clone()) {
-            self.no_longer_waits(&repo, id);
+        let repo = self.runs.get(&run).map(|run| run.repo.clone());
+        if let Some(repo) = &repo {
+            self.no_longer_waits(repo, id);
         }
         self.tell(News::Concluded(id, conclusion, runner_lost));
         self.counters.concluded(conclusion, runner.is_some(), runner_lost, attempt);
@@ -167,6 +169,9 @@ impl Model {
         }
         self.emit_job(id);
         if self.run_status(run) == Some(Status::Completed) {
+            if let Some(repo) = &repo {
+                super::take_out(&mut self.active, repo, &run);
+            }
             self.finished.push_back(run);
             self.forget_old_runs();
         }
@@ -190,6 +195,7 @@ impl Model {
         record.attempt += 1;
         record.updated_at = now;
         let (attempt, repo) = (record.attempt, record.repo.clone());
+        self.active.entry(repo.clone()).or_default().insert(run);
         let mut fresh = Vec::with_capacity(replaced.len());
         for &old in replaced {
             let job = self.jobs.get(&old).ok_or(Refusal::NotFound)?;
@@ -215,8 +221,21 @@ impl Model {
         let id = JobId::new(self.next_id()).ok_or(Refusal::Unprocessable("ids exhausted"))?;
         let JobSpec { name, labels, duration, outcome } = spec;
         let (served, ended, cancel_requested, created_at) = (None, None, false, now);
-        let job =
-            Job { id, run, attempt, name, labels, duration, outcome, created_at, served, ended, cancel_requested };
+        let needs = labels.iter().map(|label| label.to_lowercase()).collect();
+        let job = Job {
+            id,
+            run,
+            attempt,
+            name,
+            labels,
+            needs,
+            duration,
+            outcome,
+            created_at,
+            served,
+            ended,
+            cancel_requested,
+        };
         self.jobs.insert(id, job);
         self.open.insert(id);
         if let Some(run) = self.runs.get(&run) {

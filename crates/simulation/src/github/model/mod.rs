@@ -130,6 +130,8 @@ pub struct Model {
     /// Accounts by lower-case name, in the order they came.
     owners: BTreeMap<String, u64>,
     runs: BTreeMap<RunId, Run>,
+    /// Runs that are not complete, by repository, those that have any.
+    active: BTreeMap<Repo, BTreeSet<RunId>>,
     jobs: BTreeMap<JobId, Job>,
     /// Jobs not yet concluded.
     open: BTreeSet<JobId>,
@@ -171,6 +173,7 @@ impl Model {
             repositories: BTreeMap::new(),
             owners: BTreeMap::new(),
             runs: BTreeMap::new(),
+            active: BTreeMap::new(),
             jobs: BTreeMap::new(),
             open: BTreeSet::new(),
             queued: BTreeSet::new(),

@@ -1,5 +1,6 @@
 //! Runners: registration, the session of a listener, and who gets which job.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use domain::clock::{Timestamp, after};
@@ -293,10 +294,12 @@ impl Model {
     fn choose(&self, id: RunnerId, now: Timestamp) -> Option<JobId> {
         let runner = self.runners.get(&id)?;
         let session = runner.session.as_ref()?;
-        let fits = |job: &&Job| job.labels.iter().all(|l| runner.covers.contains(&l.to_lowercase()));
+        let fits = |job: &&Job| job.needs.is_subset(&runner.covers);
         let queued = self.waiting.get(&runner.repo)?;
         let candidates = || queued.iter().filter_map(|id| self.jobs.get(id)).filter(fits);
-        let own = runner.minted_for().and_then(|own| candidates().find(|j| j.suffix() == own));
+        let minted_for = |job: &&Job| runner.minted_for() == Some(job.suffix().as_str());
+        let own = runner.minted_for().and_then(|own| ending_in(queued, own));
+        let own = own.and_then(|id| self.jobs.get(&id)).filter(minted_for).filter(fits);
         let honest = own.or_else(|| candidates().next())?.id;
         if !session.thief {
             return Some(honest);
@@ -372,4 +375,13 @@ impl Model {
     fn session_of(&self, credential: &str) -> Option<&Runner> {
         self.runners.get(self.holders.get(credential)?)
     }
+}
+
+/// The oldest of the jobs whose id ends in these six digits.
+fn ending_in(jobs: &BTreeSet<JobId>, digits: &str) -> Option<JobId> {
+    const SPAN: u64 = 1_000_000;
+    let end = digits.parse::<u64>().ok()? % SPAN;
+    let (first, last) = (jobs.first()?.get(), jobs.last()?.get());
+    let start = first - first % SPAN + end;
+    (start..=last).step_by(SPAN as usize).filter_map(JobId::new).find(|id| jobs.contains(id))
 }

@@ -22,11 +22,16 @@ pub struct Page {
 }
 
 impl Page {
-    fn of(self, items: Vec<Value>, list: &str) -> Listing {
-        let total = items.len();
+    /// Only what is shown is made.
+    fn of<T>(self, items: impl Iterator<Item = T>, list: &str, show: impl Fn(T) -> Value) -> Listing {
         let start = self.number.saturating_sub(1).saturating_mul(self.size);
-        let rest = items.into_iter().skip(start);
-        let shown: Vec<Value> = rest.take(self.size).collect();
+        let (mut total, mut shown) = (0, Vec::new());
+        for item in items {
+            if total >= start && shown.len() < self.size {
+                shown.push(show(item));
+            }
+            total += 1;
+        }
         Listing { more: start + shown.len() < total, body: json!({ "total_count": total, list: shown }) }
     }
 }
@@ -74,8 +79,14 @@ impl Model {
             RunFilter::Status(status) => self.run_status(run.id) == Some(status),
             RunFilter::Conclusion(conclusion) => self.run_conclusion(run.id) == Some(conclusion),
         };
+        let show = |run: &Run| self.run_json(run);
+        // Those that are asked for all the time are few among many.
+        if matches!(filter, RunFilter::Status(Status::Queued | Status::InProgress)) {
+            let active = self.active.get(repo).into_iter().flatten().rev().filter_map(|id| self.runs.get(id));
+            return Ok(page.of(active.filter(wanted), "workflow_runs", show));
+        }
         let runs = self.runs.values().rev().filter(|r| r.repo == *repo).filter(wanted);
-        Ok(page.of(runs.map(|r| self.run_json(r)).collect(), "workflow_runs"))
+        Ok(page.of(runs, "workflow_runs", show))
     }
 
     /// `GET …/actions/runs/{id}/jobs`, of the latest attempt or of all of them.
@@ -86,7 +97,7 @@ impl Model {
         let run = self.run_in(repo, id)?;
         let earlier = run.earlier.iter().filter(|_| all);
         let jobs = earlier.chain(&run.latest).filter_map(|id| self.jobs.get(id));
-        Ok(page.of(jobs.map(|j| json!(self.job_json(run, j))).collect(), "jobs"))
+        Ok(page.of(jobs, "jobs", |job| json!(self.job_json(run, job))))
     }
 
     /// `GET …/actions/runners/{id}`.
@@ -114,7 +125,7 @@ impl Model {
             }
         };
         found.sort_unstable_by_key(|r| r.id);
-        Ok(page.of(found.into_iter().map(|r| self.runner_json(r, now)).collect(), "runners"))
+        Ok(page.of(found.into_iter(), "runners", |runner| self.runner_json(runner, now)))
     }
 
     /// The summary of a delivery, as lists show it.

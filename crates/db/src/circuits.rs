@@ -177,7 +177,7 @@ fn encode(circuit: &Circuit) -> Update {
     row.texts("azs", &circuit.zones);
     row.seconds("ttl", circuit::kept_until(circuit));
     row.put("version", whole(circuit.version));
-    let remove = OWNED.iter().filter(|name| !row.0.contains_key(**name)).map(|name| (*name).to_owned()).collect();
+    let remove = OWNED.iter().filter(|name| !row.0.contains_key(name)).map(|name| (*name).into()).collect();
     Update { set: row.0, remove, ..Update::default() }
 }
 

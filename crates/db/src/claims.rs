@@ -143,7 +143,7 @@ fn key(machine: &RunnerKey) -> Result<Value, Error> {
     if machine.as_str().is_empty() {
         return Err(Error::Invalid("the machine has no id".to_owned()));
     }
-    Ok(Value::S(format!("{PREFIX}{machine}")))
+    Ok(Value::from(format!("{PREFIX}{machine}")))
 }
 
 fn job_value(job: JobId) -> Value {

@@ -92,7 +92,7 @@ impl LeaderLease {
 
     /// Shows that the holder of the term lives. Lost: the term is over.
     pub async fn renew(&self, owner: &str, token: i64, lasts: Duration) -> Result<Outcome, Error> {
-        let not_released = Cond::Gt(EXPIRES.to_owned(), Value::N(0));
+        let not_released = Cond::Gt(EXPIRES.into(), Value::N(0));
         let update = Update::default()
             .set(EXPIRES, self.until(lasts))
             .set("heartbeat_at", self.clock.now().as_millisecond())

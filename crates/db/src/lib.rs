@@ -32,6 +32,7 @@ pub mod table;
 pub mod tasks;
 
 mod attrs;
+mod item;
 
 pub use circuits::Circuits;
 pub use claims::Claims;

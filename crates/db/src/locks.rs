@@ -171,5 +171,5 @@ fn task_key(task: &str) -> Result<Value, Error> {
     if task.is_empty() {
         return Err(Error::Invalid("the task has no name".to_owned()));
     }
-    Ok(Value::S(format!("__task_lock:{task}")))
+    Ok(Value::from(format!("__task_lock:{task}")))
 }

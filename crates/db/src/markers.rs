@@ -60,7 +60,7 @@ impl Markers {
             .set("claim_expiry", after(now, ACTIVE).as_second());
         let due = now.as_second() - i64::try_from(ACTIVE_STEP.as_secs()).unwrap_or(0);
         let cond = Cond::absent("last_job_at").or(Cond::lt("last_job_at", due));
-        self.table.update(&POOLS, &Value::S(format!("__active_repo:{repo}")), update, cond).await?.applied();
+        self.table.update(&POOLS, &Value::from(format!("__active_repo:{repo}")), update, cond).await?.applied();
         Ok(())
     }
 
@@ -71,7 +71,8 @@ impl Markers {
         Ok(rows
             .iter()
             .filter(|row| {
-                attrs::seconds(row, "last_job_at").is_some_and(|at| since(now, at) < within.saturating_add(ACTIVE_STEP))
+                attrs::seconds(*row, "last_job_at")
+                    .is_some_and(|at| since(now, at) < within.saturating_add(ACTIVE_STEP))
             })
             .filter_map(|row| attrs::text(row, POOLS.key)?.strip_prefix("__active_repo:")?.parse().ok())
             .collect())
@@ -134,16 +135,16 @@ impl Markers {
 /// Job names are free text; their hash is not.
 fn rerun_key(run: RunId, job_name: &str) -> Value {
     let digest = Sha256::digest(job_name.as_bytes());
-    Value::S(format!("__rerun:{run}:{}", hex::encode(&digest[..8])))
+    Value::from(format!("__rerun:{run}:{}", hex::encode(&digest[..8])))
 }
 
 fn period_key(name: &str) -> Result<Value, Error> {
     if name.is_empty() {
         return Err(Error::Invalid("the pass has no name".to_owned()));
     }
-    Ok(Value::S(format!("__period:{name}")))
+    Ok(Value::from(format!("__period:{name}")))
 }
 
 fn offline_key(repo: &Repo, runner: RunnerId) -> Value {
-    Value::S(format!("__runner_offline:{repo}:{runner}"))
+    Value::from(format!("__runner_offline:{repo}:{runner}"))
 }

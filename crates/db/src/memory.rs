@@ -44,24 +44,34 @@ impl Rows {
         }
     }
 
-    fn replace(&mut self, key: Key, after: Option<Item>) -> Option<Item> {
-        let before = self.rows.remove(&key);
-        if let Some(row) = &before {
-            for (place, hash, range) in cond::entries(self.table, row) {
+    fn replace(&mut self, key: Key, after: Option<&Item>) -> Option<Item> {
+        // An item shares its values: a copy of it costs nothing.
+        let before = match after {
+            Some(row) => self.rows.insert(key.clone(), row.clone()),
+            None => self.rows.remove(&key),
+        };
+        for (place, index) in self.table.indexes.iter().enumerate() {
+            let read = |row: Option<&Item>| cond::entry(index, row?);
+            let (old, new) = (read(before.as_ref()), read(after));
+            if old == new {
+                continue;
+            }
+            if let Some((hash, range)) = old {
                 self.index.remove(&(place, hash, range, key.clone()));
             }
-            if let Some(at) = self.expiry(row) {
-                self.expiring.remove(&(at, key.clone()));
-            }
-        }
-        if let Some(row) = after {
-            for (place, hash, range) in cond::entries(self.table, &row) {
+            if let Some((hash, range)) = new {
                 self.index.insert((place, hash, range, key.clone()));
             }
-            if let Some(at) = self.expiry(&row) {
-                self.expiring.insert((at, key.clone()));
+        }
+        let expiry = |row: Option<&Item>| row.and_then(|row| self.expiry(row));
+        let (old, new) = (expiry(before.as_ref()), expiry(after));
+        if old != new {
+            if let Some(at) = old {
+                self.expiring.remove(&(at, key.clone()));
             }
-            self.rows.insert(key, row);
+            if let Some(at) = new {
+                self.expiring.insert((at, key));
+            }
         }
         before
     }
@@ -108,7 +118,7 @@ impl Memory {
     }
 
     /// Stores a row as another implementation left it, without the checks of a write: for tests of legacy rows.
-    pub fn restore(&self, table: &'static Schema, item: Item) -> Result<(), Error> {
+    pub fn restore(&self, table: &'static Schema, item: &Item) -> Result<(), Error> {
         let key = Key::of(table, item.get(table.key).unwrap_or(&Value::Bool(false)))?;
         self.with(|tables| {
             tables.entry(table.name).or_insert_with(|| Rows::of(table)).replace(key, Some(item));
@@ -139,11 +149,11 @@ impl Memory {
                 let rows = tables.entry(table.name).or_insert_with(|| Rows::of(table));
                 match &self.watch {
                     Some(watch) => {
-                        let before = rows.replace(key.clone(), after);
+                        let before = rows.replace(key.clone(), after.as_ref());
                         watch.wrote(table, before.as_ref(), rows.rows.get(&key));
                     }
                     None => {
-                        rows.replace(key, after);
+                        rows.replace(key, after.as_ref());
                     }
                 }
             }

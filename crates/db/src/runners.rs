@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use domain::clock::{Clock, Timestamp};
+use domain::clock::{Clock, Timestamp, whole_seconds};
 use domain::ids::{ClassKey, DispatchId, JobId, PoolName, RunnerId, RunnerKey};
 use domain::runner::{FinalReport, Runner, RunnerState};
 
-use crate::attrs::{self, Row};
+use crate::attrs::{self, Difference, Reader, Row};
 use crate::schema::{RUNNERS, STATE};
 use crate::table::{Cond, Error, Item, Outcome, Query, Table, Update, Value, Write};
 
@@ -44,7 +44,7 @@ impl Runners {
     /// Writes what changed between `old`, as it was read (`None`: no row, or only a `gone` one), and `new`; lost when
     /// the row has moved since. Nothing is written when nothing changed.
     pub async fn write(&self, old: Option<&Runner>, new: Runner) -> Result<Outcome<Runner>, Error> {
-        if let Some(old) = old.filter(|old| encode(old) == encode(&new)) {
+        if let Some(old) = old.filter(|old| difference(Some(old), &new).is_empty()) {
             return Ok(Outcome::Applied(old.clone()));
         }
         let Outcome::Applied((write, runner)) = step(self.table.as_ref(), old.cloned(), new).await? else {
@@ -98,82 +98,92 @@ pub(crate) async fn step(
             None => None,
         },
     };
-    let mut item = encode(&new);
     let (version, cond) = match &old {
         Some(old) => (old.version + 1, Cond::eq("version", whole(old.version))),
         None => (1, Cond::absent("runner_key")),
     };
-    item.insert("version".to_owned(), Value::N(whole(version)));
-    let runner = decode(&item).map_err(Error::Invalid)?;
+    let update = difference(old.as_ref(), &new).set("version", whole(version));
     let write = match old {
-        Some(old) => {
-            let update: Update = attrs::difference(&encode(&old), &item);
-            Write::Update { table: &RUNNERS, key, update, cond }
-        }
-        None => Write::Put { table: &RUNNERS, item, cond },
+        Some(_) => Write::Update { table: &RUNNERS, key, update, cond },
+        None => Write::Put { table: &RUNNERS, item: update.set, cond },
     };
-    Ok(Outcome::Applied((write, runner)))
+    Ok(Outcome::Applied((write, stored(new, version))))
 }
 
 fn whole(version: u64) -> i64 {
     i64::try_from(version).unwrap_or(i64::MAX)
 }
 
-/// The row, without its version.
-fn encode(runner: &Runner) -> Item {
-    let mut row = Row::default();
-    row.put("runner_key", runner.key.as_str());
-    row.put("state", runner.state.as_str());
-    row.put("repo", runner.repo.as_str());
-    row.text("runner_name", Some(&runner.name));
-    row.texts("abandoned_names", &runner.abandoned_names);
-    row.whole("runner_id", runner.id.map(RunnerId::get));
-    row.texts("labels", &runner.labels);
-    row.text("class_key", Some(runner.class.as_str()));
-    row.text("pool", runner.pool.as_ref().map(PoolName::as_str));
-    row.whole("bound_job_id", runner.bound_job.map(JobId::get));
-    row.whole("running_job_id", runner.running_job.map(JobId::get));
-    row.text("dispatch_id", Some(runner.dispatch.as_str()));
-    row.time("minted_at", Some(runner.minted_at));
-    row.time("online_at", runner.online_at);
-    row.time("running_since", runner.running_since);
-    row.time("interrupted_at", runner.interrupted_at);
-    row.time("retire_at", runner.retire_at);
-    if let Some(report) = &runner.report {
-        let mut map = Row::default();
-        map.text("status", Some(&report.status));
-        map.whole("exit_code", Some(report.exit_code));
-        map.whole("duration_seconds", Some(report.duration_seconds));
-        map.time("at", Some(report.at));
-        row.put("report", Value::M(map.0));
+/// What turns the row of `old` into that of `new`; without `old` the whole row. Without the version.
+fn difference(old: Option<&Runner>, new: &Runner) -> Update {
+    Difference::between(old, new, |row| {
+        row.put("runner_key", |runner| runner.key.as_str());
+        row.put("state", |runner| runner.state.as_str());
+        row.put("repo", |runner| runner.repo.as_str());
+        row.text("runner_name", |runner| Some(&runner.name));
+        row.texts("abandoned_names", |runner| &runner.abandoned_names);
+        row.whole("runner_id", |runner| runner.id.map(RunnerId::get));
+        row.texts("labels", |runner| &runner.labels);
+        row.text("class_key", |runner| Some(runner.class.as_str()));
+        row.text("pool", |runner| runner.pool.as_ref().map(PoolName::as_str));
+        row.whole("bound_job_id", |runner| runner.bound_job.map(JobId::get));
+        row.whole("running_job_id", |runner| runner.running_job.map(JobId::get));
+        row.text("dispatch_id", |runner| Some(runner.dispatch.as_str()));
+        row.time("minted_at", |runner| Some(runner.minted_at));
+        row.time("online_at", |runner| runner.online_at);
+        row.time("running_since", |runner| runner.running_since);
+        row.time("interrupted_at", |runner| runner.interrupted_at);
+        row.time("retire_at", |runner| runner.retire_at);
+        row.value("report", |runner| runner.report.as_ref(), report);
+        row.seconds("ttl", |runner| runner.ttl);
+    })
+}
+
+fn report(report: &FinalReport) -> Value {
+    let mut map = Row::default();
+    map.text("status", Some(&report.status));
+    map.whole("exit_code", Some(report.exit_code));
+    map.whole("duration_seconds", Some(report.duration_seconds));
+    map.time("at", Some(report.at));
+    Value::M(map.0)
+}
+
+/// What writing a row and reading it again makes of it: instants are cut to whole seconds.
+fn stored(runner: Runner, version: u64) -> Runner {
+    fn cut(at: Option<Timestamp>) -> Option<Timestamp> {
+        at.map(whole_seconds)
     }
-    row.seconds("ttl", runner.ttl);
-    row.0
+    Runner {
+        version,
+        minted_at: whole_seconds(runner.minted_at),
+        online_at: cut(runner.online_at),
+        running_since: cut(runner.running_since),
+        interrupted_at: cut(runner.interrupted_at),
+        retire_at: cut(runner.retire_at),
+        report: runner.report.map(|report| FinalReport { at: whole_seconds(report.at), ..report }),
+        ttl: cut(runner.ttl),
+        ..runner
+    }
 }
 
 fn decode(item: &Item) -> Result<Runner, String> {
-    let key = attrs::text(item, "runner_key").ok_or("a runner without runner_key")?;
+    let row = &Reader::new(item);
+    let key = attrs::text(row, "runner_key").ok_or("a runner without runner_key")?;
     let unreadable = |name: &str| format!("runner {key} has no readable {name}");
-    let job = |name: &str| attrs::count(item, name).and_then(JobId::new);
+    let job = |name: &str| attrs::count(row, name).and_then(JobId::new);
+    // In the order of the names.
     Ok(Runner {
         key: RunnerKey::from(key),
-        version: attrs::count(item, "version").unwrap_or(0),
-        state: attrs::text(item, "state").and_then(RunnerState::parse).ok_or_else(|| unreadable("state"))?,
-        repo: attrs::text(item, "repo").and_then(|repo| repo.parse().ok()).ok_or_else(|| unreadable("repo"))?,
-        name: attrs::string(item, "runner_name").unwrap_or_default(),
-        abandoned_names: attrs::texts(item, "abandoned_names"),
-        id: attrs::count(item, "runner_id").and_then(RunnerId::new),
-        labels: attrs::texts(item, "labels"),
-        class: ClassKey::new(attrs::text(item, "class_key").unwrap_or_default()),
-        pool: attrs::text(item, "pool").and_then(|name| name.parse().ok()),
+        abandoned_names: attrs::texts(row, "abandoned_names"),
         bound_job: job("bound_job_id"),
-        running_job: job("running_job_id"),
-        dispatch: DispatchId::new(attrs::text(item, "dispatch_id").unwrap_or_default()),
-        minted_at: attrs::time(item, "minted_at").unwrap_or(Timestamp::UNIX_EPOCH),
-        online_at: attrs::time(item, "online_at"),
-        running_since: attrs::time(item, "running_since"),
-        interrupted_at: attrs::time(item, "interrupted_at"),
-        retire_at: attrs::time(item, "retire_at"),
+        class: ClassKey::new(attrs::text(row, "class_key").unwrap_or_default()),
+        dispatch: DispatchId::new(attrs::text(row, "dispatch_id").unwrap_or_default()),
+        interrupted_at: attrs::time(row, "interrupted_at"),
+        labels: attrs::texts(row, "labels"),
+        minted_at: attrs::time(row, "minted_at").unwrap_or(Timestamp::UNIX_EPOCH),
+        online_at: attrs::time(row, "online_at"),
+        pool: attrs::text(row, "pool").and_then(|name| name.parse().ok()),
+        repo: attrs::text(row, "repo").and_then(|repo| repo.parse().ok()).ok_or_else(|| unreadable("repo"))?,
         report: match item.get("report") {
             Some(Value::M(report)) => Some(FinalReport {
                 status: attrs::string(report, "status").unwrap_or_default(),
@@ -183,6 +193,13 @@ fn decode(item: &Item) -> Result<Runner, String> {
             }),
             _ => None,
         },
-        ttl: attrs::seconds(item, "ttl"),
+        retire_at: attrs::time(row, "retire_at"),
+        id: attrs::count(row, "runner_id").and_then(RunnerId::new),
+        name: attrs::string(row, "runner_name").unwrap_or_default(),
+        running_job: job("running_job_id"),
+        running_since: attrs::time(row, "running_since"),
+        state: attrs::text(row, "state").and_then(RunnerState::parse).ok_or_else(|| unreadable("state"))?,
+        ttl: attrs::seconds(row, "ttl"),
+        version: attrs::count(row, "version").unwrap_or(0),
     })
 }

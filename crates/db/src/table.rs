@@ -5,16 +5,19 @@
 //! refused, and the outcome of a write is then unknown.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use crate::item::{Item, Name};
 
 /// An attribute's value. Sets and binary values do not occur. Its JSON is the plain one (`"a"`, `1`, `1.5`, `true`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Value {
     /// Text.
-    S(String),
+    S(#[serde(serialize_with = "text", deserialize_with = "shared")] Arc<str>),
     /// A whole number.
     N(i64),
     /// A number with a fraction (money, gibibytes). One without a fraction is stored, and read back, as [`Value::N`].
@@ -29,13 +32,13 @@ pub enum Value {
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Self::S(text.to_owned())
+        Self::S(text.into())
     }
 }
 
 impl From<String> for Value {
     fn from(text: String) -> Self {
-        Self::S(text)
+        Self::S(text.into())
     }
 }
 
@@ -57,8 +60,13 @@ impl From<bool> for Value {
     }
 }
 
-/// A row, or the inside of a map attribute.
-pub type Item = BTreeMap<String, Value>;
+fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
+fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    String::deserialize(deserializer).map(Arc::from)
+}
 
 /// A table, its key and its indexes. Table, attribute and index names are an operator contract.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,19 +98,19 @@ pub enum Cond {
     /// Nothing.
     Always,
     /// The attribute is there.
-    Exists(String),
+    Exists(Name),
     /// The attribute is not there.
-    Absent(String),
+    Absent(Name),
     /// The attribute is there and equals the value.
-    Eq(String, Value),
+    Eq(Name, Value),
     /// The attribute is there and less than the value (same kind).
-    Lt(String, Value),
+    Lt(Name, Value),
     /// The attribute is there and greater than the value (same kind).
-    Gt(String, Value),
+    Gt(Name, Value),
     /// The attribute is there and one of the values.
-    In(String, Vec<Value>),
+    In(Name, Vec<Value>),
     /// The attribute is text that begins so.
-    BeginsWith(String, String),
+    BeginsWith(Name, String),
     /// All hold.
     And(Vec<Cond>),
     /// One holds.
@@ -113,19 +121,19 @@ pub enum Cond {
 
 impl Cond {
     /// The attribute is there.
-    pub fn exists(name: impl Into<String>) -> Self {
+    pub fn exists(name: impl Into<Name>) -> Self {
         Self::Exists(name.into())
     }
     /// The attribute is not there.
-    pub fn absent(name: impl Into<String>) -> Self {
+    pub fn absent(name: impl Into<Name>) -> Self {
         Self::Absent(name.into())
     }
     /// The attribute equals the value.
-    pub fn eq(name: impl Into<String>, value: impl Into<Value>) -> Self {
+    pub fn eq(name: impl Into<Name>, value: impl Into<Value>) -> Self {
         Self::Eq(name.into(), value.into())
     }
     /// The attribute is less than the value.
-    pub fn lt(name: impl Into<String>, value: impl Into<Value>) -> Self {
+    pub fn lt(name: impl Into<Name>, value: impl Into<Value>) -> Self {
         Self::Lt(name.into(), value.into())
     }
     /// Both hold.
@@ -160,33 +168,33 @@ pub struct Update {
     /// Attributes to set only where the row does not have them yet.
     pub set_if_absent: Item,
     /// Numbers to add; an absent attribute counts as zero.
-    pub add: BTreeMap<String, Value>,
+    pub add: BTreeMap<Name, Value>,
     /// Attributes to remove.
-    pub remove: Vec<String>,
+    pub remove: Vec<Name>,
 }
 
 impl Update {
     /// Also sets an attribute.
     #[must_use]
-    pub fn set(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.set.insert(name.into(), value.into());
+    pub fn set(mut self, name: impl Into<Name>, value: impl Into<Value>) -> Self {
+        self.set.insert(name, value.into());
         self
     }
     /// Also sets an attribute, where the row does not have it yet.
     #[must_use]
-    pub fn set_if_absent(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.set_if_absent.insert(name.into(), value.into());
+    pub fn set_if_absent(mut self, name: impl Into<Name>, value: impl Into<Value>) -> Self {
+        self.set_if_absent.insert(name, value.into());
         self
     }
     /// Also adds to a number.
     #[must_use]
-    pub fn add(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+    pub fn add(mut self, name: impl Into<Name>, value: impl Into<Value>) -> Self {
         self.add.insert(name.into(), value.into());
         self
     }
     /// Also removes an attribute.
     #[must_use]
-    pub fn remove(mut self, name: impl Into<String>) -> Self {
+    pub fn remove(mut self, name: impl Into<Name>) -> Self {
         self.remove.push(name.into());
         self
     }

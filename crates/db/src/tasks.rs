@@ -34,7 +34,7 @@ pub(crate) fn key(task: &str) -> Result<Value, Error> {
     if task.is_empty() {
         return Err(Error::Invalid("the task has no name".to_owned()));
     }
-    Ok(Value::S(format!("{PREFIX}{task}")))
+    Ok(Value::from(format!("{PREFIX}{task}")))
 }
 
 /// Why a run was begun.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use db::{Change, Outcome};
+use db::{Change, Committed, Outcome};
 use domain::clock::Timestamp;
 use domain::gh::{self, Conclusion, JobView, NamedRunner};
 use domain::ids::{ClassKey, JobId, Repo};
@@ -32,33 +32,60 @@ pub(crate) struct Account {
     pub(crate) message: Option<(JobMessage, ClassKey)>,
 }
 
+/// The scene after its plan: what was written, where that is all that counts. A runner the plan left alone may have
+/// moved, and is to be read again.
+fn afterwards(id: JobId, scene: Scene, committed: Committed) -> Option<Scene> {
+    let key = scene.runner.map(|runner| runner.key);
+    let runner = committed.runners.into_iter().find(|row| Some(&row.key) == key.as_ref());
+    if runner.is_none() && key.is_some() {
+        return None;
+    }
+    let job = committed.jobs.into_iter().find(|job| job.id == id).or(scene.job);
+    Some(Scene { job, runner, ..Scene::default() })
+}
+
 impl Dispatch {
     /// Puts the books right after GitHub's word on a job: binds it to the runner named, and settles it when concluded.
     /// Idempotent, safe in any order and on several replicas.
     pub(crate) async fn account(&self, account: &Account) -> Result<(), Error> {
+        let mut scene = None;
         if let Some(named) = &account.view.runner
             && matches!(account.view.status, gh::Status::InProgress | gh::Status::Completed(_))
         {
-            self.bind_named(account, named).await?;
+            scene = self.bind_named(account, named).await?;
             if account.view.status == gh::Status::InProgress {
-                self.condemn_on_gone(account, named).await?;
+                self.condemn_on_gone(account, named, scene.take()).await?;
             }
         }
         if let gh::Status::Completed(conclusion) = account.view.status {
-            self.complete(account, conclusion).await?;
+            self.complete(account, conclusion, scene).await?;
         }
         Ok(())
     }
 
-    async fn bind_named(&self, account: &Account, named: &NamedRunner) -> Result<(), Error> {
+    async fn bind_named(&self, account: &Account, named: &NamedRunner) -> Result<Option<Scene>, Error> {
         let evidence =
             Evidence { named: named.clone(), since: account.view.started_at, message: account.message.clone() };
-        self.settle_books(account, Some(named), |scene| binding::bind(account.id, scene, &evidence, &self.cx())).await
+        let decide = |scene: &Scene| binding::bind(account.id, scene, &evidence, &self.cx());
+        self.settle_books(account, Some(named), None, decide).await
+    }
+
+    /// The runner GitHub named, as the books show it after a step.
+    async fn named_runner(
+        &self,
+        account: &Account,
+        named: &NamedRunner,
+        scene: Option<Scene>,
+    ) -> Result<Option<Runner>, Error> {
+        match scene {
+            Some(scene) => Ok(scene.runner),
+            None => self.find_runner(&account.repo, named).await,
+        }
     }
 
     /// GitHub runs the job on a runner whose machine we already know to be gone: no report will come.
-    async fn condemn_on_gone(&self, account: &Account, named: &NamedRunner) -> Result<(), Error> {
-        match self.find_runner(&account.repo, named).await? {
+    async fn condemn_on_gone(&self, account: &Account, named: &NamedRunner, scene: Option<Scene>) -> Result<(), Error> {
+        match self.named_runner(account, named, scene).await? {
             Some(runner) if runner.state == RunnerState::Gone && runner.report.is_none() => {
                 let github = account.view.status;
                 self.lose_machine(account.id, &runner.key, github, false).await.map(drop)
@@ -67,16 +94,15 @@ impl Dispatch {
         }
     }
 
-    async fn complete(&self, account: &Account, conclusion: Conclusion) -> Result<(), Error> {
+    async fn complete(&self, account: &Account, conclusion: Conclusion, scene: Option<Scene>) -> Result<(), Error> {
         let word = account.view.conclusion.as_deref().unwrap_or(conclusion.as_str());
-        let at = account.view.completed_at;
-        self.settle_books(account, account.view.runner.as_ref(), |scene| {
-            binding::complete(scene, conclusion, word, at, &self.cx())
-        })
-        .await?;
-        // A report that came before GitHub's word was kept on the runner's row; now it has a job to close.
-        if let Some(named) = &account.view.runner
-            && let Some(runner) = self.find_runner(&account.repo, named).await?
+        let (named, at) = (account.view.runner.as_ref(), account.view.completed_at);
+        let decide = |scene: &Scene| binding::complete(scene, conclusion, word, at, &self.cx());
+        let scene = self.settle_books(account, named, scene, decide).await?;
+        // A report that came before GitHub's word was kept on the runner's row; now it has a job to close. One that comes
+        // after it finds the word on the record: whoever writes the runner's row later reads what the other wrote.
+        if let Some(named) = named
+            && let Some(runner) = self.named_runner(account, named, scene).await?
             && runner.report.is_some()
         {
             self.close_with_report(account.id, &runner).await?;
@@ -84,20 +110,26 @@ impl Dispatch {
         Ok(())
     }
 
+    /// Decides on a scene, the one given or else a fresh one, and commits the plan; read again where it has moved.
+    /// Answers the scene afterwards, as far as it is known without another look.
     async fn settle_books(
         &self,
         account: &Account,
         named: Option<&NamedRunner>,
+        mut known: Option<Scene>,
         decide: impl Fn(&Scene) -> Plan + Send + Sync,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Scene>, Error> {
         for attempt in 0..TRIES {
-            let scene = self.scene(account, named).await?;
+            let scene = match known.take() {
+                Some(scene) => scene,
+                None => self.scene(account, named).await?,
+            };
             let plan = decide(&scene);
             if let Some(rule) = plan.rule {
                 self.ports.metrics.runner_bind(BindRule(rule));
             }
             if plan.is_empty() {
-                return Ok(());
+                return Ok(Some(scene));
             }
             let changes: Vec<Change> = plan
                 .jobs
@@ -105,9 +137,9 @@ impl Dispatch {
                 .map(|w| Change::Job { old: w.old.clone(), new: w.new.clone() })
                 .chain(plan.runners.iter().map(|w| Change::Runner { old: w.old.clone(), new: w.new.clone() }))
                 .collect();
-            if self.ports.jobs.commit(changes).await?.is_applied() {
+            if let Outcome::Applied(committed) = self.ports.jobs.commit(changes).await? {
                 self.after_plan(account, &scene, &plan).await;
-                return Ok(());
+                return Ok(afterwards(account.id, scene, committed));
             }
             self.ports.metrics.runner_bind_conflicts();
             let pause = Duration::from_millis(50 + (350.0 * self.ports.rng.unit()) as u64);
@@ -224,7 +256,7 @@ impl Dispatch {
         if matches!(status, gh::Status::InProgress | gh::Status::Completed(_)) {
             let repo = message.repo.clone();
             let class = github::labels::class_key(&repo, &message.labels);
-            let message = Some((message.clone(), class));
+            let message = Some((JobMessage::clone(message), class));
             let account = Account { id: job.id, repo, view, message };
             self.account(&account).await?;
             if status == gh::Status::InProgress {

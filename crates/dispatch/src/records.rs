@@ -195,8 +195,19 @@ impl Dispatch {
         key: &RunnerKey,
         change: impl Fn(&mut Runner) + Send + Sync,
     ) -> Result<Option<Runner>, Error> {
+        match self.ports.runners.get(key).await? {
+            Some(row) => self.change_row(row, change).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The same from a row that was read a moment ago; it is read again where it has moved since.
+    pub(crate) async fn change_row(
+        &self,
+        mut row: Runner,
+        change: impl Fn(&mut Runner) + Send + Sync,
+    ) -> Result<Option<Runner>, Error> {
         for _ in 0..WRITE_TRIES {
-            let Some(row) = self.ports.runners.get(key).await? else { return Ok(None) };
             let mut new = row.clone();
             change(&mut new);
             if new == row {
@@ -204,9 +215,13 @@ impl Dispatch {
             }
             new.ttl = Some(Runner::keep_until(self.now(), self.settings.max_runtime));
             if let Outcome::Applied(after) = self.ports.runners.write(Some(&row), new).await? {
-                self.tell(News::Runner { key: key.clone(), state: after.state.as_str() });
+                self.tell(News::Runner { key: after.key.clone(), state: after.state.as_str() });
                 return Ok(Some(after));
             }
+            row = match self.ports.runners.get(&row.key).await? {
+                Some(row) => row,
+                None => return Ok(None),
+            };
         }
         Err(Error::Contended)
     }

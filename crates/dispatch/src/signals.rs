@@ -85,10 +85,20 @@ struct Ending {
 }
 
 impl Ending {
+    /// Nothing came in between.
+    const fn is_regular(self) -> bool {
+        !self.reclaimed && !self.cut_short
+    }
+
     /// A spot machine that was stopped from outside was taken back, whether its agent saw the notice or not.
     const fn is_interruption(self, job: &Job) -> bool {
         self.reclaimed || (self.cut_short && job.spot)
     }
+}
+
+/// Whether a report speaks of work that its machine did before the assignment it has now.
+fn is_of_an_earlier_assignment(report: &AgentReport, row: &Runner) -> bool {
+    report.dispatch_id.as_ref().is_some_and(|reported| row.dispatch != *reported)
 }
 
 /// How long the runner ran, by its own measure, else by its stamps.
@@ -208,19 +218,22 @@ impl Dispatch {
             duration_seconds: report.duration_seconds,
             at: clock::whole_seconds(report.completed_at.unwrap_or_else(|| self.now())),
         };
-        if self.is_of_an_earlier_assignment(report).await? {
+        let row = self.ports.runners.get(key).await?;
+        if row.as_ref().is_some_and(|row| is_of_an_earlier_assignment(report, row)) {
             self.clear_earlier(report).await;
             return Ok(Handled::Done);
         }
         if let Some(status) = report.cache_interception.as_deref().and_then(interception).filter(|_| first) {
             self.ports.metrics.runner_cache_interception(status);
         }
-        let row = self
-            .change_runner(key, |row| {
-                row.advance(RunnerState::Done);
-                row.report.get_or_insert_with(|| kept.clone());
-            })
-            .await?;
+        let end = |row: &mut Runner| {
+            row.advance(RunnerState::Done);
+            row.report.get_or_insert_with(|| kept.clone());
+        };
+        let row = match row {
+            Some(row) => self.change_row(row, end).await?,
+            None => None,
+        };
         let reclaimed = report.interrupted_by.as_deref() == Some("spot_interruption");
         let cut_short = report.status == AgentStatus::Interrupted && runtime(report) < self.settings.max_runtime;
         match &row {
@@ -262,7 +275,7 @@ impl Dispatch {
     /// Closes the job an ended runner served, if that can be known.
     async fn close(&self, row: &Runner, ending: Ending) -> Result<(), Error> {
         if let Some(id) = row.running_job {
-            let job = self.ports.jobs.get(id).await?;
+            let job = if ending.is_regular() { None } else { self.ports.jobs.get(id).await? };
             if job.is_some_and(|job| job.is_on(&row.key) && ending.is_interruption(&job)) {
                 self.interrupted(id, &row.key, true).await?;
             } else {
@@ -408,13 +421,6 @@ impl Dispatch {
         self.clear_machine(key, row.as_ref()).await;
         self.wants_machines(row.as_ref());
         Ok(())
-    }
-
-    /// Whether a report speaks of work that its machine did before the assignment it has now.
-    async fn is_of_an_earlier_assignment(&self, report: &AgentReport) -> Result<bool, Error> {
-        let Some(reported) = &report.dispatch_id else { return Ok(false) };
-        let row = self.ports.runners.get(&report.instance_id).await?;
-        Ok(row.is_some_and(|row| row.dispatch != *reported))
     }
 
     /// Removes the hand-over a report speaks of, and no other: the machine may have been given its next job, whose

@@ -184,6 +184,11 @@ fn shown(outcome: &Outcome, took: f64, seed: u64) -> String {
         "\n  most asked of GitHub by one installation: {} requests an hour, {} changes a minute",
         outcome.github_usage.requests_per_hour, outcome.github_usage.changes_per_minute
     );
+    let left = outcome
+        .ec2_usage
+        .iter()
+        .map(|(operation, asked)| format!("{operation} {:.0} of {:.0}", asked.least_left, asked.bucket));
+    let _ = write!(text, "\n  fewest tokens left of EC2's buckets: {}", left.collect::<Vec<_>>().join(", "));
     if let Some(memory) = peak_memory() {
         let _ = write!(text, "\n  peak memory of the process: {memory} MiB");
     }

@@ -164,7 +164,7 @@ async fn thirty() -> axum::Router {
     for id in 1..=30_u64 {
         let mut job = if id % 2 == 0 { accepted(id) } else { launched(id, "t", &format!("i-{id}")) };
         job.created_at = at(i64::try_from(id / 2).unwrap());
-        let message = job.message.as_mut().unwrap();
+        let message = std::sync::Arc::make_mut(job.message.as_mut().unwrap());
         if id % 5 == 0 {
             message.repo = "org/other".parse().unwrap();
         }

@@ -26,6 +26,24 @@ fn what_cannot_be_read_is_absent() {
     assert!(!flag(&one("true"), "a"));
 }
 
+/// Whatever is asked for in whatever order, a reader answers as the row does.
+#[test]
+fn a_reader_answers_as_its_row_in_any_order() {
+    let row: Item = ["b", "d", "dd", "f"].into_iter().map(|name| (name, Value::from(name))).collect();
+    let names = ["", "a", "b", "c", "d", "dd", "de", "f", "g"];
+    for first in names {
+        for second in names {
+            for third in names {
+                let reader = Reader::new(&row);
+                for name in [first, second, third, third] {
+                    assert_eq!((&reader).value(name), row.get(name), "{first:?} {second:?} {third:?}");
+                }
+            }
+        }
+    }
+    assert_eq!((&Reader::new(&Item::new())).value("a"), None);
+}
+
 #[test]
 fn a_difference_turns_the_old_into_the_new() {
     let old = Item::from([

@@ -8,9 +8,9 @@
 //! row. Whether a reaper has come by makes no difference.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::table::{Cond, Error, Item, MAX_ITEM, MAX_WRITES, Outcome, Schema, Update, Value, Write};
+use crate::table::{Cond, Error, Index, Item, MAX_ITEM, MAX_WRITES, Name, Outcome, Schema, Update, Value, Write};
 
 #[cfg(test)]
 mod tests;
@@ -19,14 +19,14 @@ mod tests;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Key {
     N(i64),
-    S(String),
+    S(Arc<str>),
 }
 
 impl Key {
     pub(crate) fn read(value: &Value) -> Option<Self> {
         match value {
             Value::N(number) => Some(Self::N(*number)),
-            Value::S(text) if !text.is_empty() => Some(Self::S(text.clone())),
+            Value::S(text) if !text.is_empty() => Some(Self::S(Arc::clone(text))),
             _ => None,
         }
     }
@@ -39,15 +39,15 @@ impl Key {
     pub(crate) fn to_value(&self) -> Value {
         match self {
             Self::N(number) => Value::N(*number),
-            Self::S(text) => Value::S(text.clone()),
+            Self::S(text) => Value::S(Arc::clone(text)),
         }
     }
 }
 
 /// Whether `cond` holds of a row; a missing row has no attributes.
 pub fn holds(cond: &Cond, row: Option<&Item>) -> bool {
-    let attr = |name: &String| row.and_then(|item| item.get(name));
-    let is = |name: &String, value: &Value, wanted: Ordering| {
+    let attr = |name: &Name| row.and_then(|item| item.get(name));
+    let is = |name: &Name, value: &Value, wanted: Ordering| {
         attr(name).and_then(|found| compare(found, value)).is_some_and(|found| found == wanted)
     };
     match cond {
@@ -58,7 +58,9 @@ pub fn holds(cond: &Cond, row: Option<&Item>) -> bool {
         Cond::Lt(name, value) => is(name, value, Ordering::Less),
         Cond::Gt(name, value) => is(name, value, Ordering::Greater),
         Cond::In(name, values) => attr(name).is_some_and(|found| values.iter().any(|value| equal(found, value))),
-        Cond::BeginsWith(name, prefix) => matches!(attr(name), Some(Value::S(text)) if text.starts_with(prefix)),
+        Cond::BeginsWith(name, prefix) => {
+            matches!(attr(name), Some(Value::S(text)) if text.starts_with(prefix.as_str()))
+        }
         Cond::And(all) => all.iter().all(|cond| holds(cond, row)),
         Cond::Or(any) => any.iter().any(|cond| holds(cond, row)),
         Cond::Not(cond) => !holds(cond, row),
@@ -109,15 +111,14 @@ pub(crate) fn plan(
     if writes.len() > MAX_WRITES {
         return Err(Error::Invalid(format!("{} writes in one transaction; the most is {MAX_WRITES}", writes.len())));
     }
-    let mut rows = BTreeSet::new();
+    let rows = writes.iter().map(address).collect::<Result<Vec<_>, _>>()?;
     let mut effects = Vec::with_capacity(writes.len());
     let mut lost = false;
-    for write in writes {
-        let (table, key) = address(&write)?;
-        if !rows.insert((table.name, key.clone())) {
+    for (place, (write, (table, key))) in writes.into_iter().zip(&rows).enumerate() {
+        if rows[..place].iter().any(|(other, taken)| other.name == table.name && taken == key) {
             return Err(Error::Invalid(format!("two writes of one transaction name the same row of {}", table.name)));
         }
-        let before = read(table, &key)?;
+        let before = read(table, key)?;
         let row = before.as_ref().filter(|row| !expired(table, row, now));
         let (Write::Put { cond, .. } | Write::Update { cond, .. } | Write::Delete { cond, .. }) = &write;
         if !holds(cond, row) {
@@ -126,11 +127,11 @@ pub(crate) fn plan(
         }
         let after = match write {
             Write::Put { item, .. } => Some(item),
-            Write::Update { update, .. } => Some(updated(table, &key, row, update)?),
+            Write::Update { update, .. } => Some(updated(table, key, row, update)?),
             Write::Delete { .. } => None,
         };
         let after = after.map(|item| checked(table, item)).transpose()?;
-        effects.push(Effect { table, key, after });
+        effects.push(Effect { table, key: key.clone(), after });
     }
     Ok(if lost { Outcome::Lost } else { Outcome::Applied(effects) })
 }
@@ -148,29 +149,33 @@ pub(crate) fn address(write: &Write) -> Result<(&'static Schema, Key), Error> {
 
 /// Refuses an update that names an attribute twice, or the key.
 pub(crate) fn named_once(table: &Schema, update: &Update) -> Result<(), Error> {
-    let mut named = BTreeSet::new();
-    let names = update.set.keys().chain(update.set_if_absent.keys()).chain(update.add.keys()).chain(&update.remove);
-    for name in names {
-        if name == table.key {
-            return Err(Error::Invalid(format!("an update cannot change the key {}.{name}", table.name)));
-        }
-        if !named.insert(name.as_str()) {
-            return Err(Error::Invalid(format!("an update names {}.{name} twice", table.name)));
-        }
+    let names = || {
+        let set = update.set.keys().chain(update.set_if_absent.keys());
+        set.chain(update.add.keys()).chain(&update.remove)
+    };
+    if names().any(|name| name == table.key) {
+        return Err(Error::Invalid(format!("an update cannot change the key {}.{}", table.name, table.key)));
     }
-    Ok(())
+    let mut named: Vec<&Name> = names().collect();
+    named.sort_unstable();
+    match named.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::Invalid(format!("an update names {}.{} twice", table.name, pair[0]))),
+        None => Ok(()),
+    }
 }
 
 /// The row after the update; unnamed attributes survive.
 pub(crate) fn updated(table: &Schema, key: &Key, row: Option<&Item>, update: Update) -> Result<Item, Error> {
     named_once(table, &update)?;
     let mut item = row.cloned().unwrap_or_default();
-    item.insert(table.key.to_owned(), key.to_value());
+    item.insert(table.key, key.to_value());
     for name in &update.remove {
         item.remove(name);
     }
     for (name, value) in update.set_if_absent {
-        item.entry(name).or_insert(value);
+        if !item.contains_key(&name) {
+            item.insert(name, value);
+        }
     }
     for (name, by) in update.add {
         let sum = sum(item.get(&name), &by)
@@ -208,11 +213,27 @@ pub(crate) fn checked(table: &Schema, mut item: Item) -> Result<Item, Error> {
             )));
         }
     }
-    let size = serde_json::to_vec(&item).map_or(usize::MAX, |json| json.len());
-    if size > MAX_ITEM {
+    let size = || serde_json::to_vec(&item).map_or(usize::MAX, |json| json.len());
+    if most(&item) > MAX_ITEM && size() > MAX_ITEM {
+        let size = size();
         return Err(Error::Invalid(format!("a row of {} has {size} bytes; the most is {MAX_ITEM}", table.name)));
     }
     Ok(item)
+}
+
+/// No row's JSON form is longer than this.
+fn most(item: &Item) -> usize {
+    fn of(value: &Value) -> usize {
+        match value {
+            // Control characters take six bytes each.
+            Value::S(text) => 6 * text.len() + 2,
+            Value::N(_) | Value::Bool(_) => 20,
+            Value::F(_) => 32,
+            Value::L(list) => list.iter().map(|value| of(value) + 1).sum::<usize>() + 2,
+            Value::M(map) => most(map),
+        }
+    }
+    item.iter().map(|(name, value)| 6 * name.len() + of(value) + 4).sum::<usize>() + 2
 }
 
 /// Numbers have one stored form each; `None` for what is not a number at all.
@@ -231,19 +252,13 @@ pub(crate) fn canonical(value: &mut Value) -> Option<()> {
     }
 }
 
-/// The index entries of a row: place of the index in the schema, hash, range. Sparse: a row without the attributes
-/// has none.
-pub(crate) fn entries(table: &'static Schema, row: &Item) -> Vec<(usize, Key, Option<Key>)> {
+/// The entry of a row in an index: hash, range. Sparse: a row without the attributes has none.
+pub(crate) fn entry(index: &Index, row: &Item) -> Option<(Key, Option<Key>)> {
     let key = |name: &str| row.get(name).and_then(Key::read);
-    table
-        .indexes
-        .iter()
-        .enumerate()
-        .filter_map(|(place, index)| match index.range {
-            Some(range) => Some((place, key(index.hash)?, Some(key(range)?))),
-            None => Some((place, key(index.hash)?, None)),
-        })
-        .collect()
+    match index.range {
+        Some(range) => Some((key(index.hash)?, Some(key(range)?))),
+        None => Some((key(index.hash)?, None)),
+    }
 }
 
 /// The place of an index in its schema.

@@ -29,7 +29,7 @@ fn conditions_see_a_missing_row_as_one_without_attributes() {
 #[test]
 fn comparisons_hold_within_a_kind_only() {
     let item = row(&[("n", 5_i64.into()), ("s", "b".into()), ("f", Value::F(1.5)), ("t", true.into())]);
-    let gt = |name: &str, value: Value| Cond::Gt(name.into(), value);
+    let gt = |name: &'static str, value: Value| Cond::Gt(name.into(), value);
     for (cond, expected) in [
         (Cond::eq("n", 5_i64), true),
         (Cond::eq("n", Value::F(5.0)), true),

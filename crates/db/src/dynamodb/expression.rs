@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::value::{Row, fits, to_attribute};
 use crate::cond::{self, canonical};
-use crate::table::{Cond, Error, Schema, Update, Value};
+use crate::table::{Cond, Error, Name, Schema, Update, Value};
 
 /// Most operands of one `IN`.
 const OPERANDS: usize = 100;
@@ -50,13 +50,13 @@ impl Terms {
 pub(super) enum Test {
     True,
     False,
-    Exists(String),
+    Exists(Name),
     /// Name, operator, value.
-    Is(String, &'static str, Value),
+    Is(Name, &'static str, Value),
     /// Also that the attribute is of this type.
-    Ordered(String, &'static str, Value),
-    In(String, Vec<Value>),
-    BeginsWith(String, String),
+    Ordered(Name, &'static str, Value),
+    In(Name, Vec<Value>),
+    BeginsWith(Name, String),
     All(Vec<Test>),
     Any(Vec<Test>),
     Not(Box<Test>),
@@ -154,7 +154,7 @@ impl Test {
 
 /// The test for a condition.
 pub(super) fn test(cond: &Cond) -> Result<Test, Error> {
-    let ordered = |name: &String, operator, value: &Value| {
+    let ordered = |name: &Name, operator, value: &Value| {
         Ok::<_, Error>(match plain(value)? {
             value @ (Value::S(_) | Value::N(_) | Value::F(_)) => Test::Ordered(name.clone(), operator, value),
             // Other kinds have no order.
@@ -187,7 +187,7 @@ fn plain(value: &Value) -> Result<Value, Error> {
 
 /// Whether the row is past its expiry at `now` (epoch seconds); DynamoDB removes such rows up to days later.
 pub(super) fn expired(table: &Schema, now: i64) -> Test {
-    table.ttl.map_or(Test::False, |ttl| Test::Ordered(ttl.to_owned(), "<=", Value::N(now)))
+    table.ttl.map_or(Test::False, |ttl| Test::Ordered(ttl.into(), "<=", Value::N(now)))
 }
 
 /// The test for a condition to which a row past its expiry is none.

@@ -57,10 +57,9 @@ pub(super) fn validated(writes: Vec<Write>) -> Result<Vec<Write>, Error> {
         }
         let checked = |item: Item| {
             let item = cond::checked(table, item)?;
-            match item.values().all(fits) {
-                true => Ok(item),
-                false => Err(Error::Invalid(format!("{} cannot hold a number this large or small", table.name))),
-            }
+            let fit = item.values().all(fits);
+            let unfit = || Error::Invalid(format!("{} cannot hold a number this large or small", table.name));
+            if fit { Ok(item) } else { Err(unfit()) }
         };
         stored.push(match write {
             Write::Put { table, item, cond } => Write::Put { table, item: checked(item)?, cond },

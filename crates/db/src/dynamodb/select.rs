@@ -107,9 +107,9 @@ impl Checked {
     /// The answer when there is no index: from every row of the table.
     pub(super) fn among(&self, table: &'static Schema, rows: Vec<Item>) -> Vec<Item> {
         let wanted = |row: &Item| {
-            cond::entries(table, row).into_iter().any(|(place, hash, range)| {
-                place == self.place
-                    && hash == self.hash
+            let entry = table.indexes.get(self.place).and_then(|index| cond::entry(index, row));
+            entry.is_some_and(|(hash, range)| {
+                hash == self.hash
                     && self.from.as_ref().is_none_or(|from| range.as_ref() >= Some(from))
                     && self.until.as_ref().is_none_or(|until| range.as_ref() < Some(until))
             })

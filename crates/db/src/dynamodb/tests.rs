@@ -319,12 +319,13 @@ fn value() -> impl Strategy<Value = Value> {
         (-1e100_f64..1e100).prop_map(Value::F),
         (-1.0_f64..1.0).prop_map(Value::F),
         any::<bool>().prop_map(Value::Bool),
-        ".{0,8}".prop_map(Value::S),
+        ".{0,8}".prop_map(|text| Value::S(text.into())),
     ];
     leaf.prop_recursive(2, 8, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::L),
-            prop::collection::btree_map("[a-c.#]{1,3}", inner, 0..4).prop_map(Value::M),
+            prop::collection::btree_map("[a-c.#]{1,3}", inner, 0..4)
+                .prop_map(|map| Value::M(map.into_iter().collect())),
         ]
     })
 }

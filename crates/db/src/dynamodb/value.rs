@@ -13,7 +13,7 @@ pub(super) type Row = HashMap<String, AttributeValue>;
 
 pub(super) fn to_attribute(value: &Value) -> AttributeValue {
     match value {
-        Value::S(text) => AttributeValue::S(text.clone()),
+        Value::S(text) => AttributeValue::S(text.to_string()),
         Value::N(number) => AttributeValue::N(number.to_string()),
         Value::F(number) => AttributeValue::N(decimal(*number)),
         Value::Bool(truth) => AttributeValue::Bool(*truth),
@@ -23,7 +23,7 @@ pub(super) fn to_attribute(value: &Value) -> AttributeValue {
 }
 
 pub(super) fn to_row(item: &Item) -> Row {
-    item.iter().map(|(name, value)| (name.clone(), to_attribute(value))).collect()
+    item.iter().map(|(name, value)| (name.to_string(), to_attribute(value))).collect()
 }
 
 pub(super) fn from_row(row: Row) -> Item {
@@ -32,7 +32,7 @@ pub(super) fn from_row(row: Row) -> Item {
 
 fn from_attribute(value: AttributeValue) -> Option<Value> {
     match value {
-        AttributeValue::S(text) => Some(Value::S(text)),
+        AttributeValue::S(text) => Some(Value::from(text)),
         AttributeValue::N(number) => from_decimal(&number),
         AttributeValue::Bool(truth) => Some(Value::Bool(truth)),
         AttributeValue::L(list) => Some(Value::L(list.into_iter().filter_map(from_attribute).collect())),

@@ -3,17 +3,18 @@
 //! The message is stored whole (`job_message`) and, for people, for the Go implementation after a roll-back and for
 //! queries, once more as columns. Reading trusts the whole message; the columns serve only where it is missing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use domain::clock::{Timestamp, after};
+use domain::clock::{self, Timestamp, whole_seconds};
 use domain::gh;
-use domain::ids::{ClassKey, InstallationId, JobId, LaunchId, LeaseToken, Repo, RunId, RunnerId, RunnerKey};
+use domain::ids::{ClassKey, InstallationId, JobId, LaunchId, LeaseToken, PoolName, Repo, RunId, RunnerId, RunnerKey};
 use domain::job::{Job, JobState, Lease, Milestone, RerunState, Sighting, Timeline};
 use domain::launch::LaunchSpec;
 use domain::message::JobMessage;
 
-use crate::attrs::{self, Row};
-use crate::table::{Item, Value};
+use crate::attrs::{self, Difference, Reader};
+use crate::table::{Item, Update, Value};
 
 /// Attributes this codec owns, besides the key, `version` and the milestones. An update of a row of the Go
 /// implementation brings exactly these into our form.
@@ -86,87 +87,126 @@ pub(super) fn key(id: JobId) -> Value {
 
 /// The row, without its version.
 pub(super) fn encode(job: &Job) -> Item {
-    let mut row = Row(encode_bare(job));
-    if let Some(message) = &job.message {
-        columns(&mut row, message);
-    }
-    row.0
+    let whole = |row: &mut Difference<'_, Job>| {
+        own(row);
+        columns(row);
+    };
+    Difference::between(None, job, whole).set
 }
 
-/// The row without what only its message says: most writes leave that alone, and it is more than half of the work.
-pub(super) fn encode_bare(job: &Job) -> Item {
-    let mut row = Row::default();
-    row.put("job_id", key(job.id));
-    row.put("status", job.state.as_str());
-    row.text("pool", job.message.as_ref().and_then(|message| message.spec.pool.as_ref()).map(|pool| pool.as_str()));
-    row.text("instance_id", job.instance.as_ref().map(RunnerKey::as_str));
-    row.text("instance_type", job.instance_type.as_ref());
-    row.text("availability_zone", job.availability_zone.as_ref());
-    row.put("spot", job.spot);
-    row.flag("warm_pool_hit", job.warm_pool_hit);
-    row.flag("hot_pool_hit", job.hot_pool_hit);
-    row.put("retry_count", job.retry_count);
-    row.put("claim_attempts", job.claim_attempts);
-    row.count("displaced_count", job.displaced_count);
-    row.count("dispatch_seq", job.dispatch_seq);
-    row.flag("force_on_demand", job.force_on_demand);
-    row.time("created_at", Some(job.created_at));
-    row.time("queued_at", Some(job.queued_at));
-    row.time("requeued_at", job.requeued_at);
-    row.time("not_before", job.not_before);
-    row.time("redrive_at", job.redrive_at);
-    row.text("requeue_reason", job.requeue_reason.as_ref());
-    if let Some(lease) = &job.lease {
-        row.text("lease_token", Some(lease.token.as_str()));
-        row.text("lease_owner", Some(&lease.owner));
-        row.whole("lease_expires_at", lease.until.map(Timestamp::as_millisecond));
-    }
-    row.text("launch_id", job.launch_id.as_ref().map(LaunchId::as_str));
-    row.time("prepared_at", job.prepared_at);
-    row.time("started_at", job.started_at);
-    row.time("completed_at", job.completed_at);
-    row.whole("exit_code", job.exit_code);
-    row.whole("duration_seconds", job.duration_seconds);
-    row.text("conclusion", job.conclusion.as_ref());
-    row.texts("label_warnings", &job.label_warnings);
-    row.text("class_key", job.class.as_ref().map(ClassKey::as_str));
-    row.text("runner_name", job.runner_name.as_ref());
-    row.whole("runner_id", job.runner_id.map(RunnerId::get));
-    row.time("in_progress_at", job.in_progress_at);
-    if let Some(sighting) = &job.sighting {
-        row.text("gh_status", Some(sighting.status.as_str()));
-        if let gh::Status::Completed(conclusion) = sighting.status {
-            row.text("gh_conclusion", Some(conclusion.as_str()));
+/// What turns the row of `old`, if it is in our form, into that of `new`. Most steps leave the message alone, which is
+/// more than half of the row.
+pub(super) fn difference(old: &Job, new: &Job) -> Update {
+    let same_message = same_message(old, new);
+    Difference::between(Some(old), new, |row| {
+        own(row);
+        if !same_message {
+            columns(row);
         }
-        row.time("gh_seen_at", Some(sighting.at));
-        row.time("gh_completed_at", sighting.completed_at);
-    }
-    row.text("rerun_state", job.rerun.map(RerunState::as_str));
-    for (attempt, milestone, at) in job.timeline.iter() {
-        row.put(&format!("tl_{attempt}_{}", milestone.as_str()), at);
-    }
-    row.text("last_error", job.last_error.as_ref());
-    row.text("settled_reason", job.settled_reason.as_ref());
-    row.seconds("ttl", job.ttl);
-    row.0
+    })
 }
 
-fn columns(row: &mut Row, message: &JobMessage) {
-    let JobMessage { spec, .. } = message;
-    row.text("job_message", Some(message.encode()));
-    row.whole("run_id", message.run_id.map(RunId::get));
-    row.text("repo", Some(message.repo.as_str()));
-    row.text("requested_instance_type", Some(&spec.instance_type));
-    row.put("private", spec.private);
-    row.text("runner_spec", Some(&spec.runner_spec));
-    row.text("backend", Some(&spec.backend));
-    row.text("original_label", Some(&message.original_label));
-    row.texts("labels", &message.labels);
-    row.whole("installation_id", message.installation_id.map(InstallationId::get));
-    row.text("job_name", Some(&message.job_name));
-    row.text("workflow_name", Some(&message.workflow_name));
-    row.put("run_attempt", message.run_attempt);
-    row.text("trace_id", message.traceparent.as_deref().and_then(trace_id));
+/// A record hands its message on from step to step, so that mostly it is the very same.
+fn same_message(old: &Job, new: &Job) -> bool {
+    match (&old.message, &new.message) {
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new) || old == new,
+        (old, new) => old.is_none() && new.is_none(),
+    }
+}
+
+/// The attributes of the record itself.
+fn own(row: &mut Difference<'_, Job>) {
+    row.value("job_id", |job| Some(job.id), key);
+    row.put("status", |job| job.state.as_str());
+    row.text("pool", pool);
+    row.text("instance_id", |job| job.instance.as_ref().map(RunnerKey::as_str));
+    row.text("instance_type", |job| job.instance_type.as_deref());
+    row.text("availability_zone", |job| job.availability_zone.as_deref());
+    row.put("spot", |job| job.spot);
+    row.flag("warm_pool_hit", |job| job.warm_pool_hit);
+    row.flag("hot_pool_hit", |job| job.hot_pool_hit);
+    row.put("retry_count", |job| job.retry_count);
+    row.put("claim_attempts", |job| job.claim_attempts);
+    row.count("displaced_count", |job| job.displaced_count);
+    row.count("dispatch_seq", |job| job.dispatch_seq);
+    row.flag("force_on_demand", |job| job.force_on_demand);
+    row.time("created_at", |job| Some(job.created_at));
+    row.time("queued_at", |job| Some(job.queued_at));
+    row.time("requeued_at", |job| job.requeued_at);
+    row.time("not_before", |job| job.not_before);
+    row.time("redrive_at", |job| job.redrive_at);
+    row.text("requeue_reason", |job| job.requeue_reason.as_deref());
+    row.text("lease_token", |job| job.lease.as_ref().map(|lease| lease.token.as_str()));
+    row.text("lease_owner", |job| job.lease.as_ref().map(|lease| lease.owner.as_str()));
+    row.whole("lease_expires_at", |job| job.lease.as_ref()?.until.map(Timestamp::as_millisecond));
+    row.text("launch_id", |job| job.launch_id.as_ref().map(LaunchId::as_str));
+    row.time("prepared_at", |job| job.prepared_at);
+    row.time("started_at", |job| job.started_at);
+    row.time("completed_at", |job| job.completed_at);
+    row.whole("exit_code", |job| job.exit_code);
+    row.whole("duration_seconds", |job| job.duration_seconds);
+    row.text("conclusion", |job| job.conclusion.as_deref());
+    row.texts("label_warnings", |job| &job.label_warnings);
+    row.text("class_key", |job| job.class.as_ref().map(ClassKey::as_str));
+    row.text("runner_name", |job| job.runner_name.as_deref());
+    row.whole("runner_id", |job| job.runner_id.map(RunnerId::get));
+    row.time("in_progress_at", |job| job.in_progress_at);
+    row.text("gh_status", |job| job.sighting.map(|seen| seen.status.as_str()));
+    row.text("gh_conclusion", |job| match job.sighting?.status {
+        gh::Status::Completed(conclusion) => Some(conclusion.as_str()),
+        _ => None,
+    });
+    row.time("gh_seen_at", |job| job.sighting.map(|seen| seen.at));
+    row.time("gh_completed_at", |job| job.sighting?.completed_at);
+    row.text("rerun_state", |job| job.rerun.map(RerunState::as_str));
+    milestones(row);
+    row.text("last_error", |job| job.last_error.as_deref());
+    row.text("settled_reason", |job| job.settled_reason.as_deref());
+    row.seconds("ttl", |job| job.ttl);
+}
+
+/// The pool the message asks for.
+pub(super) fn pool(job: &Job) -> Option<&str> {
+    job.message.as_ref()?.spec.pool.as_ref().map(PoolName::as_str)
+}
+
+fn milestones(row: &mut Difference<'_, Job>) {
+    let (old, new) = row.records();
+    let name = |attempt: u32, milestone: Milestone| format!("tl_{attempt}_{}", milestone.as_str());
+    for (attempt, milestone, at) in new.timeline.iter() {
+        if old.and_then(|job| job.timeline.get(attempt, milestone)) != Some(at) {
+            row.set(name(attempt, milestone), Value::N(at));
+        }
+    }
+    for (attempt, milestone, _) in old.into_iter().flat_map(|job| job.timeline.iter()) {
+        if new.timeline.get(attempt, milestone).is_none() {
+            row.remove(name(attempt, milestone));
+        }
+    }
+}
+
+/// The attributes that repeat the message.
+fn columns(row: &mut Difference<'_, Job>) {
+    fn message(job: &Job) -> Option<&JobMessage> {
+        job.message.as_deref()
+    }
+    fn spec(job: &Job) -> Option<&LaunchSpec> {
+        message(job).map(|message| &message.spec)
+    }
+    row.value("job_message", message, |message| message.encode().into());
+    row.whole("run_id", |job| message(job)?.run_id.map(RunId::get));
+    row.text("repo", |job| Some(message(job)?.repo.as_str()));
+    row.text("requested_instance_type", |job| Some(&spec(job)?.instance_type));
+    row.value("private", |job| Some(spec(job)?.private), Value::Bool);
+    row.text("runner_spec", |job| Some(&spec(job)?.runner_spec));
+    row.text("backend", |job| Some(&spec(job)?.backend));
+    row.text("original_label", |job| Some(&message(job)?.original_label));
+    row.texts("labels", |job| message(job).map_or(&[], |message| &message.labels));
+    row.whole("installation_id", |job| message(job)?.installation_id.map(InstallationId::get));
+    row.text("job_name", |job| Some(&message(job)?.job_name));
+    row.text("workflow_name", |job| Some(&message(job)?.workflow_name));
+    row.whole("run_attempt", |job| message(job).map(|message| message.run_attempt));
+    row.text("trace_id", |job| message(job)?.traceparent.as_deref().and_then(trace_id));
 }
 
 /// The trace id of a W3C traceparent, if that has its four parts.
@@ -179,93 +219,148 @@ fn trace_id(traceparent: &str) -> Option<&str> {
 /// The record, or why this release cannot read it.
 pub(super) fn decode(item: &Item) -> Result<Job, String> {
     let job = decode_bare(item)?;
-    Ok(Job { message: message(item, job.id, job.retry_count), ..job })
+    Ok(Job { message: message(item, job.id, job.retry_count).map(Arc::new), ..job })
 }
 
 /// The record without its message.
-pub(super) fn decode_bare(item: &Item) -> Result<Job, String> {
-    let id = attrs::whole(item, "job_id")
+fn decode_bare(item: &Item) -> Result<Job, String> {
+    let row = &Reader::new(item);
+    let id = attrs::whole(row, "job_id")
         .and_then(|id| JobId::new(u64::try_from(id).ok()?))
         .ok_or_else(|| "a job without job_id".to_owned())?;
-    let word = attrs::text(item, "status").unwrap_or_default();
+    let word = attrs::text(row, "status").unwrap_or_default();
     let state = JobState::parse(word).ok_or_else(|| format!("job {id} has the unknown status {word:?}"))?;
-    let stamped = attrs::time(item, "created_at");
-    let queued_at = attrs::time(item, "queued_at").or(stamped).unwrap_or(Timestamp::UNIX_EPOCH);
+    let stamped = attrs::time(row, "created_at");
+    let queued_at = attrs::time(row, "queued_at").or(stamped).unwrap_or(Timestamp::UNIX_EPOCH);
     let created_at = stamped.unwrap_or(queued_at);
 
-    let lease = match attrs::text(item, "lease_token") {
+    let lease = match attrs::text(row, "lease_token") {
         Some(token) => Some(Lease {
             token: token.into(),
-            owner: attrs::string(item, "lease_owner").unwrap_or_default(),
-            until: attrs::whole(item, "lease_expires_at").and_then(|ms| Timestamp::from_millisecond(ms).ok()),
+            owner: attrs::string(row, "lease_owner").unwrap_or_default(),
+            until: attrs::whole(row, "lease_expires_at").and_then(|ms| Timestamp::from_millisecond(ms).ok()),
         }),
         // A claim of the Go implementation: no token, its age is its lease. An unreadable age is a dead lease.
         None if state == JobState::Claiming => Some(Lease {
             token: LeaseToken::new(""),
             owner: String::new(),
-            until: stamped.map(|at| after(at, GO_LEASE)),
+            until: stamped.map(|at| clock::after(at, GO_LEASE)),
         }),
         None => None,
     };
     let unfenced = lease.as_ref().is_none_or(|lease| lease.token.as_str().is_empty());
-    let stored_retries = attrs::count(item, "retry_count").unwrap_or(0);
+    let stored_retries = attrs::count(row, "retry_count").unwrap_or(0);
     // While claiming, the Go implementation counts its strikes in `retry_count`; the queue's message has the retries.
-    let (retry_count, strikes) = match attrs::count(item, "claim_attempts") {
+    let (retry_count, strikes) = match attrs::count(row, "claim_attempts") {
         Some(strikes) => (stored_retries, strikes),
         None if state == JobState::Claiming && unfenced => (0, stored_retries.max(1)),
         None => (stored_retries, 0),
     };
     // It also never said when a machine was prepared; its bound jobs always were.
     let prepared_at =
-        attrs::time(item, "prepared_at").or((state == JobState::Launched && unfenced).then_some(created_at));
+        attrs::time(row, "prepared_at").or((state == JobState::Launched && unfenced).then_some(created_at));
 
+    // In the order of the names.
     Ok(Job {
         id,
-        version: attrs::count(item, "version").unwrap_or(0),
         state,
         message: None,
-        instance: attrs::text(item, "instance_id").map(RunnerKey::from),
-        instance_type: attrs::string(item, "instance_type"),
-        availability_zone: attrs::string(item, "availability_zone"),
-        spot: attrs::flag(item, "spot"),
-        warm_pool_hit: attrs::flag(item, "warm_pool_hit"),
-        hot_pool_hit: attrs::flag(item, "hot_pool_hit"),
         retry_count,
         claim_attempts: strikes,
-        displaced_count: attrs::count(item, "displaced_count").unwrap_or(0),
-        dispatch_seq: attrs::count(item, "dispatch_seq").unwrap_or(0),
-        force_on_demand: attrs::flag(item, "force_on_demand"),
         created_at,
         queued_at,
-        requeued_at: attrs::time(item, "requeued_at"),
-        not_before: attrs::time(item, "not_before"),
-        redrive_at: attrs::time(item, "redrive_at"),
-        requeue_reason: attrs::string(item, "requeue_reason"),
         lease,
-        launch_id: attrs::text(item, "launch_id").map(LaunchId::from),
         prepared_at,
-        started_at: attrs::time(item, "started_at"),
-        completed_at: attrs::time(item, "completed_at"),
-        exit_code: attrs::whole(item, "exit_code"),
-        duration_seconds: attrs::count(item, "duration_seconds"),
-        conclusion: attrs::string(item, "conclusion"),
-        label_warnings: attrs::texts(item, "label_warnings"),
-        class: attrs::text(item, "class_key").map(ClassKey::from),
-        runner_name: attrs::string(item, "runner_name"),
-        runner_id: attrs::count(item, "runner_id").and_then(RunnerId::new),
-        in_progress_at: attrs::time(item, "in_progress_at"),
         sighting: sighting(item),
-        rerun: attrs::text(item, "rerun_state").and_then(RerunState::parse),
         timeline: timeline(item),
-        last_error: attrs::string(item, "last_error"),
-        settled_reason: attrs::string(item, "settled_reason"),
-        ttl: attrs::seconds(item, "ttl"),
+        availability_zone: attrs::string(row, "availability_zone"),
+        class: attrs::text(row, "class_key").map(ClassKey::from),
+        completed_at: attrs::time(row, "completed_at"),
+        conclusion: attrs::string(row, "conclusion"),
+        dispatch_seq: attrs::count(row, "dispatch_seq").unwrap_or(0),
+        displaced_count: attrs::count(row, "displaced_count").unwrap_or(0),
+        duration_seconds: attrs::count(row, "duration_seconds"),
+        exit_code: attrs::whole(row, "exit_code"),
+        force_on_demand: attrs::flag(row, "force_on_demand"),
+        hot_pool_hit: attrs::flag(row, "hot_pool_hit"),
+        in_progress_at: attrs::time(row, "in_progress_at"),
+        instance: attrs::text(row, "instance_id").map(RunnerKey::from),
+        instance_type: attrs::string(row, "instance_type"),
+        label_warnings: attrs::texts(row, "label_warnings"),
+        last_error: attrs::string(row, "last_error"),
+        launch_id: attrs::text(row, "launch_id").map(LaunchId::from),
+        not_before: attrs::time(row, "not_before"),
+        redrive_at: attrs::time(row, "redrive_at"),
+        requeue_reason: attrs::string(row, "requeue_reason"),
+        requeued_at: attrs::time(row, "requeued_at"),
+        rerun: attrs::text(row, "rerun_state").and_then(RerunState::parse),
+        runner_id: attrs::count(row, "runner_id").and_then(RunnerId::new),
+        runner_name: attrs::string(row, "runner_name"),
+        settled_reason: attrs::string(row, "settled_reason"),
+        spot: attrs::flag(row, "spot"),
+        started_at: attrs::time(row, "started_at"),
+        ttl: attrs::seconds(row, "ttl"),
+        version: attrs::count(row, "version").unwrap_or(0),
+        warm_pool_hit: attrs::flag(row, "warm_pool_hit"),
     })
 }
 
-/// The record after a step from `old`, whose message it has when that stayed the same.
-pub(super) fn read_after(item: &Item, old: Job, same_message: bool) -> Result<Job, String> {
-    if same_message { Ok(Job { message: old.message, ..decode_bare(item)? }) } else { decode(item) }
+/// The record after a step from `old`, as a read of its row shows it.
+pub(super) fn after(old: &Job, new: Job, version: u64) -> Result<Job, String> {
+    // Where the words of the Go implementation for the same thing could be meant, they are read as such.
+    let plain = new.lease.as_ref().map_or(!matches!(new.state, JobState::Claiming | JobState::Launched), |lease| {
+        !lease.token.as_str().is_empty()
+    });
+    if old.version > 0 && plain && same_message(old, &new) {
+        return Ok(stored(new, version));
+    }
+    let mut row = encode(&new);
+    row.insert("version", Value::N(i64::try_from(version).unwrap_or(i64::MAX)));
+    decode(&row)
+}
+
+/// What writing a record and reading it again makes of it: instants are cut to what is stored, and empty words are
+/// absent.
+fn stored(job: Job, version: u64) -> Job {
+    fn cut(at: Option<Timestamp>) -> Option<Timestamp> {
+        at.map(whole_seconds)
+    }
+    fn word(text: Option<String>) -> Option<String> {
+        text.filter(|text| !text.is_empty())
+    }
+    let milliseconds = |at: Timestamp| Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at);
+    let seen = |seen: Sighting| Sighting {
+        at: whole_seconds(seen.at),
+        completed_at: cut(seen.completed_at),
+        status: seen.status,
+    };
+    Job {
+        version,
+        instance: job.instance.filter(|key| !key.as_str().is_empty()),
+        instance_type: word(job.instance_type),
+        availability_zone: word(job.availability_zone),
+        created_at: whole_seconds(job.created_at),
+        queued_at: whole_seconds(job.queued_at),
+        requeued_at: cut(job.requeued_at),
+        not_before: cut(job.not_before),
+        redrive_at: cut(job.redrive_at),
+        requeue_reason: word(job.requeue_reason),
+        lease: job.lease.map(|lease| Lease { until: lease.until.map(milliseconds), ..lease }),
+        launch_id: job.launch_id.filter(|id| !id.as_str().is_empty()),
+        prepared_at: cut(job.prepared_at),
+        started_at: cut(job.started_at),
+        completed_at: cut(job.completed_at),
+        duration_seconds: job.duration_seconds.filter(|seconds| i64::try_from(*seconds).is_ok()),
+        conclusion: word(job.conclusion),
+        class: job.class.filter(|class| !class.as_str().is_empty()),
+        runner_name: word(job.runner_name),
+        in_progress_at: cut(job.in_progress_at),
+        sighting: job.sighting.map(seen),
+        last_error: word(job.last_error),
+        settled_reason: word(job.settled_reason),
+        ttl: cut(job.ttl),
+        ..job
+    }
 }
 
 fn message(item: &Item, id: JobId, retry_count: u32) -> Option<JobMessage> {
@@ -318,7 +413,7 @@ fn sighting(item: &Item) -> Option<Sighting> {
 
 fn timeline(item: &Item) -> Timeline {
     let mut timeline = Timeline::default();
-    for (name, value) in item.range("tl_".to_owned()..) {
+    for (name, value) in item.starting_at("tl_") {
         let Some(rest) = name.strip_prefix("tl_") else { break };
         let Some((attempt, milestone)) = rest.split_once('_') else { continue };
         if let (Ok(attempt), Some(milestone), Value::N(at)) = (attempt.parse(), Milestone::parse(milestone), value) {

@@ -55,15 +55,13 @@ impl Jobs {
                     Write::Put { table: &JOBS, item, cond }
                 }
                 Change::Job { old: Some(old), new } => {
-                    let Outcome::Applied(Step { update, cond, mut wanted, same_message }) =
-                        self.step(&old, &new).await?
-                    else {
+                    let changed = codec::difference(&old, &new);
+                    let Outcome::Applied(Step { update, cond, version }) = self.step(&old, &new, changed).await? else {
                         return Ok(Outcome::Lost);
                     };
-                    // As a read would show it: times cut to what is stored.
-                    wanted.extend(update.set.get("version").map(|version| ("version".to_owned(), version.clone())));
-                    after.jobs.push(codec::read_after(&wanted, old, same_message).map_err(Error::Invalid)?);
-                    Write::Update { table: &JOBS, key: codec::key(new.id), update, cond }
+                    let key = codec::key(new.id);
+                    after.jobs.push(codec::after(&old, new, version).map_err(Error::Invalid)?);
+                    Write::Update { table: &JOBS, key, update, cond }
                 }
                 Change::Runner { old, new } => {
                     let Outcome::Applied((write, runner)) = runners::step(self.table.as_ref(), old, new).await? else {
@@ -73,7 +71,7 @@ impl Jobs {
                     write
                 }
                 Change::DeleteJob(job) => {
-                    let Outcome::Applied((_, cond)) = self.pin(&job, codec::encode_bare).await? else {
+                    let Outcome::Applied((cond, _)) = self.pin(&job).await? else {
                         return Ok(Outcome::Lost);
                     };
                     Write::Delete { table: &JOBS, key: codec::key(job.id), cond }

@@ -48,9 +48,8 @@ struct Step {
     update: Update,
     /// What the row must still be.
     cond: Cond,
-    /// The row as it shall be, without its message when that stays the same.
-    wanted: Item,
-    same_message: bool,
+    /// The version afterwards.
+    version: u64,
 }
 
 impl Jobs {
@@ -79,27 +78,24 @@ impl Jobs {
 
     /// Writes what changed between `old`, as it was read, and `new`; lost when the row has moved since. Answers the
     /// row as it is afterwards. Nothing is written when nothing changed.
-    #[allow(clippy::needless_pass_by_value, reason = "the step is over for the caller; what counts is the answer")]
     pub async fn write(&self, old: &Job, new: Job) -> Result<Outcome<Job>, Error> {
-        if old.message == new.message && codec::encode_bare(old) == codec::encode_bare(&new) {
+        let changed = codec::difference(old, &new);
+        if changed.is_empty() {
             return Ok(Outcome::Applied(old.clone()));
         }
-        let Outcome::Applied(Step { update, cond, same_message, .. }) = self.step(old, &new).await? else {
+        let Outcome::Applied(Step { update, cond, version }) = self.step(old, &new, changed).await? else {
             return Ok(Outcome::Lost);
         };
         match self.table.update(&JOBS, &codec::key(new.id), update, cond).await? {
-            Outcome::Applied(item) => {
-                let after = codec::read_after(&item, old.clone(), same_message);
-                after.map(Outcome::Applied).map_err(Error::Unreadable)
-            }
+            Outcome::Applied(_) => codec::after(old, new, version).map(Outcome::Applied).map_err(Error::Unreadable),
             Outcome::Lost => Ok(Outcome::Lost),
         }
     }
 
     /// Removes the record as it was read; lost when it has moved since. A missing row is lost, too.
     pub async fn delete(&self, job: &Job) -> Result<Outcome, Error> {
-        match self.pin(job, codec::encode_bare).await? {
-            Outcome::Applied((_, cond)) => self.table.delete(&JOBS, &codec::key(job.id), cond).await,
+        match self.pin(job).await? {
+            Outcome::Applied((cond, _)) => self.table.delete(&JOBS, &codec::key(job.id), cond).await,
             Outcome::Lost => Ok(Outcome::Lost),
         }
     }
@@ -161,39 +157,37 @@ impl Jobs {
     /// The row of a new record, and that there is none (or only an expired one) yet.
     fn creation(&self, job: &Job) -> (Item, Cond) {
         let mut item = codec::encode(job);
-        item.insert("version".to_owned(), Value::N(1));
+        item.insert("version", Value::N(1));
         (item, Cond::absent("job_id").or(Cond::lt("ttl", self.clock.now().as_second())))
     }
 
-    /// The update that turns `old` into `new`, and what pins it to `old`.
-    async fn step(&self, old: &Job, new: &Job) -> Result<Outcome<Step>, Error> {
+    /// The update that turns `old` into `new`, and what pins it to `old`. `changed`: what differs between the two.
+    async fn step(&self, old: &Job, new: &Job, changed: Update) -> Result<Outcome<Step>, Error> {
         if old.id != new.id {
             return Err(Error::Invalid(format!("job {} cannot become job {}", old.id, new.id)));
         }
-        // A row without a version may hold its message in another form than ours.
-        let same_message = old.version > 0 && old.message == new.message;
-        let encode = if same_message { codec::encode_bare } else { codec::encode };
-        let Outcome::Applied((stored, cond)) = self.pin(old, encode).await? else {
+        let Outcome::Applied((cond, foreign)) = self.pin(old).await? else {
             return Ok(Outcome::Lost);
         };
-        let wanted = encode(new);
-        let mut update = attrs::difference(&stored, &wanted);
+        let mut update = foreign.map_or(changed, |row| attrs::difference(&row, &codec::encode(new)));
         // A store refuses to touch a row that keeps an empty text in an index key, as rows of the Go implementation
         // may, even behind a version of ours. Removing what is not there changes nothing.
-        for name in ["instance_id", "pool"] {
-            if !wanted.contains_key(name) && !stored.contains_key(name) {
+        let wanted = [("instance_id", new.instance.as_ref().map(RunnerKey::as_str)), ("pool", codec::pool(new))];
+        for (name, value) in wanted {
+            if value.is_none_or(str::is_empty) && !update.remove.iter().any(|removed| removed == name) {
                 update = update.remove(name);
             }
         }
-        let version = i64::try_from(old.version).unwrap_or(i64::MAX - 1) + 1;
-        Ok(Outcome::Applied(Step { update: update.set("version", version), cond, wanted, same_message }))
+        let version = old.version + 1;
+        let update = update.set("version", i64::try_from(version).unwrap_or(i64::MAX));
+        Ok(Outcome::Applied(Step { update, cond, version }))
     }
 
-    /// The stored form of `old`, as far as `encode` makes it, and the condition that the row still is `old`.
-    async fn pin(&self, old: &Job, encode: fn(&Job) -> Item) -> Result<Outcome<(Item, Cond)>, Error> {
+    /// The condition that the row still is `old`; of a row that is not in our form, the row itself.
+    async fn pin(&self, old: &Job) -> Result<Outcome<(Cond, Option<Item>)>, Error> {
         if old.version > 0 {
             let version = i64::try_from(old.version).unwrap_or(i64::MAX);
-            return Ok(Outcome::Applied((encode(old), Cond::eq("version", version))));
+            return Ok(Outcome::Applied((Cond::eq("version", version), None)));
         }
         // No version: the record alone does not say how its times were written, so the row itself is the pin.
         let Some(mut item) = self.raw(old.id).await? else {
@@ -202,7 +196,7 @@ impl Jobs {
         if codec::decode(&item).as_ref() != Ok(old) {
             return Ok(Outcome::Lost);
         }
-        let still = |name: &str| match item.get(name) {
+        let still = |name: &'static str| match item.get(name) {
             Some(value) => Cond::eq(name, value.clone()),
             None => Cond::absent(name),
         };
@@ -211,7 +205,7 @@ impl Jobs {
             .and(still("status"))
             .and(still("created_at"))
             .and(still("lease_token"));
-        item.retain(|name, _| name == "job_id" || codec::OWNED.contains(&name.as_str()));
-        Ok(Outcome::Applied((item, cond)))
+        item.retain(|name| name == "job_id" || codec::OWNED.contains(&name));
+        Ok(Outcome::Applied((cond, Some(item))))
     }
 }

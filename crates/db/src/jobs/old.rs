@@ -35,7 +35,7 @@ impl OldJob {
     pub fn id(&self) -> String {
         match self.row.get(JOBS.key) {
             Some(Value::N(id)) => id.to_string(),
-            Some(Value::S(id)) => id.clone(),
+            Some(Value::S(id)) => id.to_string(),
             _ => String::new(),
         }
     }
@@ -78,7 +78,7 @@ impl Jobs {
 
     /// Removes the record as it was read; lost when it has changed its state or its end since, or is gone.
     pub async fn delete_ended(&self, job: &OldJob) -> Result<Outcome, Error> {
-        let still = |name: &str| job.row.get(name).map(|value| Cond::eq(name, value.clone()));
+        let still = |name: &'static str| job.row.get(name).map(|value| Cond::eq(name, value.clone()));
         let (Some(key), Some(completed), Some(status)) =
             (job.row.get(JOBS.key), still("completed_at"), still("status"))
         else {

@@ -202,8 +202,8 @@ impl Pools {
     /// Creates a pool as an operator decided; lost when there is one.
     pub async fn create(&self, name: &PoolName, config: &PoolConfig) -> Result<Outcome, Error> {
         let mut item = codec::encode(config);
-        item.insert(POOLS.key.to_owned(), key(name));
-        item.insert("row_kind".to_owned(), Value::from(KIND));
+        item.insert(POOLS.key, key(name));
+        item.insert("row_kind", Value::from(KIND));
         self.table.put(&POOLS, item, Cond::absent(POOLS.key)).await
     }
 
@@ -211,8 +211,8 @@ impl Pools {
     /// no such pool.
     pub async fn save(&self, name: &PoolName, config: &PoolConfig) -> Result<Outcome, Error> {
         let set = codec::encode(config);
-        let cleared = codec::CONFIG.iter().filter(|attr| !set.contains_key(**attr)).chain(&["deleting_at"]);
-        let remove = cleared.map(|attr| (*attr).to_owned()).collect();
+        let cleared = codec::CONFIG.iter().filter(|attr| !set.contains_key(attr)).chain(&["deleting_at"]);
+        let remove = cleared.map(|attr| (*attr).into()).collect();
         let update = Update { set, remove, ..Update::default() }.set("row_kind", KIND);
         self.update(name, update, Cond::Always).await
     }
@@ -220,10 +220,10 @@ impl Pools {
     /// Creates a pool for a job's label, used just now; lost when there is one.
     pub async fn create_ephemeral(&self, name: &PoolName, config: &PoolConfig) -> Result<Outcome, Error> {
         let mut item = codec::encode(config);
-        item.insert(POOLS.key.to_owned(), key(name));
-        item.insert("row_kind".to_owned(), Value::from(KIND));
-        item.insert("ephemeral".to_owned(), Value::Bool(true));
-        item.insert("last_job_time".to_owned(), attrs::stamp(self.clock.now()));
+        item.insert(POOLS.key, key(name));
+        item.insert("row_kind", Value::from(KIND));
+        item.insert("ephemeral", Value::Bool(true));
+        item.insert("last_job_time", attrs::stamp(self.clock.now()));
         self.table.put(&POOLS, item, Cond::absent(POOLS.key)).await
     }
 

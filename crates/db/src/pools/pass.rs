@@ -127,7 +127,7 @@ impl Deletion {
             Some(last) => Cond::eq("last_job_time", last.clone()),
             None => Cond::absent("last_job_time"),
         };
-        let zero = |attr: &str| Cond::absent(attr).or(Cond::eq(attr, 0_i64));
+        let zero = |attr: &'static str| Cond::absent(attr).or(Cond::eq(attr, 0_i64));
         let ephemeral = Cond::eq("ephemeral", true);
         let allowed =
             if self.forced { ephemeral.or(zero("desired_running").and(zero("desired_stopped"))) } else { ephemeral };

@@ -27,6 +27,10 @@ fn full() -> Runner {
     }
 }
 
+fn encode(runner: &Runner) -> Item {
+    difference(None, runner).set
+}
+
 #[test]
 fn every_attribute_survives_the_row() {
     assert_eq!(decode(&encode(&full())), Ok(full()));

@@ -111,7 +111,7 @@ async fn a_row_of_the_go_implementation_is_honoured() {
         let circuits = circuits(&back);
         back.restore(
             &CIRCUITS,
-            row([
+            &row([
                 ("instance_type", TYPE.into()),
                 ("state", "open".into()),
                 ("interruption_count", 3_i64.into()),
@@ -126,7 +126,7 @@ async fn a_row_of_the_go_implementation_is_honoured() {
         let item = back.table.get(&CIRCUITS, &TYPE.into()).await.expect("an answer").expect("a row");
         assert_eq!((&item["later"], &item["version"]), (&"kept".into(), &Value::N(1)), "{}", back.name);
         // An end that nobody can read is over.
-        back.restore(&CIRCUITS, row([("instance_type", "m7g.large".into()), ("state", "open".into())]));
+        back.restore(&CIRCUITS, &row([("instance_type", "m7g.large".into()), ("state", "open".into())]));
         let other = CircuitKey::of_type("m7g.large");
         let answer: BTreeMap<_, _> =
             circuits.blocked(std::slice::from_ref(&other), minute(0)).await.expect("an answer");

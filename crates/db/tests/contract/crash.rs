@@ -41,7 +41,7 @@ async fn child() {
         let store = Arc::clone(&store);
         lanes.spawn(async move {
             for n in counted(&store, lane).await + 1.. {
-                let key = Value::S(format!("{lane}:{n}"));
+                let key = Value::from(format!("{lane}:{n}"));
                 let item: Item = row([("k", key), ("lane", lane.into()), ("n", n.into())]);
                 let count = Update::default().set("count", n);
                 let cond = if n == 1 { Cond::absent("k") } else { Cond::eq("count", n - 1) };

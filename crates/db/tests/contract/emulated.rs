@@ -103,14 +103,14 @@ pub(crate) fn make(tables: &[&'static Schema], names: &TableNames) {
 /// before there was an index, and moto, unlike DynamoDB, lets an update make it.
 pub(crate) fn restore(name: &str, key: &str, item: &Item) {
     let whole = item.iter().filter(|(_, value)| **value != Value::from(""));
-    let whole: HashMap<_, _> = whole.map(|(name, value)| (name.clone(), attribute(value))).collect();
+    let whole: HashMap<_, _> = whole.map(|(name, value)| (name.to_string(), attribute(value))).collect();
     let empty = item.iter().filter(|(_, value)| **value == Value::from("")).map(|(name, _)| name);
     apart(async {
         let client = Client::new(&emulator::shared().dynamodb_sdk());
         client.put_item().table_name(name).set_item(Some(whole)).send().await.expect("stored");
         for attr in empty {
             let update = client.update_item().table_name(name).key(key, attribute(&item[key]));
-            let update = update.update_expression("SET #a = :a").expression_attribute_names("#a", attr);
+            let update = update.update_expression("SET #a = :a").expression_attribute_names("#a", attr.as_ref());
             let value = AttributeValue::S(String::new());
             update.expression_attribute_values(":a", value).send().await.expect("stored");
         }
@@ -119,7 +119,7 @@ pub(crate) fn restore(name: &str, key: &str, item: &Item) {
 
 fn attribute(value: &Value) -> AttributeValue {
     match value {
-        Value::S(text) => AttributeValue::S(text.clone()),
+        Value::S(text) => AttributeValue::S(text.to_string()),
         Value::N(number) => AttributeValue::N(number.to_string()),
         Value::Bool(truth) => AttributeValue::Bool(*truth),
         other => panic!("no legacy row has {other:?}"),

@@ -22,7 +22,7 @@ fn candidate(owner: &str) -> Candidate {
 
 fn locks_row<const N: usize>(pairs: [(&str, Value); N]) -> db::table::Item {
     let mut item = row(pairs);
-    item.insert(LOCKS.key.into(), LEADER.into());
+    item.insert(LOCKS.key, LEADER.into());
     item
 }
 
@@ -68,7 +68,7 @@ async fn leases_of_others_are_respected_until_they_are_over() {
     for back in back_ends() {
         let (lease, now) = (lease(&back), back.clock.now().as_second());
         let go = locks_row([("owner", "i-1".into()), ("expires_at", (now + 30).into()), ("acquired_at", now.into())]);
-        back.restore(&LOCKS, go);
+        back.restore(&LOCKS, &go);
         let seen = lease.read().await.expect("an answer").expect("a row");
         let wanted = Lease { owner: Some("i-1".into()), expires_at: Some(now + 30), ..Lease::default() };
         assert_eq!(seen, wanted, "{}", back.name);
@@ -81,7 +81,7 @@ async fn leases_of_others_are_respected_until_they_are_over() {
     }
     for back in back_ends() {
         let odd = [("owner", 7_i64.into()), ("fencing_token", "5".into()), ("expires_at", "soon".into())];
-        back.restore(&LOCKS, locks_row(odd));
+        back.restore(&LOCKS, &locks_row(odd));
         let lease = lease(&back);
         assert_eq!(lease.read().await.expect("an answer"), Some(Lease::default()), "{}", back.name);
         let created = lease.create(&candidate("a#1"), 1, LASTS).await.expect("allowed");

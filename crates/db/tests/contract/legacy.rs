@@ -59,22 +59,22 @@ fn claimed(old: &Job) -> Job {
 #[tokio::test]
 async fn a_row_is_read_in_our_words() {
     for back in back_ends() {
-        back.restore(&JOBS, first_revision("launched"));
+        back.restore(&JOBS, &first_revision("launched"));
         let job = read(&jobs(&back)).await;
         assert_eq!((job.version, job.state, job.retry_count), (0, JobState::Launched, 2), "{}", back.name);
         assert_eq!((job.created_at, job.queued_at, job.started_at), (at(0), at(0), None));
         assert_eq!(job.prepared_at, Some(at(0)), "without a token it counts as prepared");
         let message = job.message.expect("rebuilt from the columns");
         assert_eq!((message.repo.as_str(), message.retry_count, message.queued_at), ("org/repo", 2, Some(at(0))));
-        assert_eq!((message.spec.pool, message.spec.private), (None, true));
+        assert_eq!((&message.spec.pool, message.spec.private), (&None, true));
         assert_eq!((&*message.spec.runner_spec, &*message.spec.instance_type), ("4cpu-linux-arm64", "c7g.xlarge"));
     }
     for back in back_ends() {
-        back.restore(&JOBS, later_revision("running"));
+        back.restore(&JOBS, &later_revision("running"));
         let job = read(&jobs(&back)).await;
         assert!(job.warm_pool_hit && job.prepared_at.is_none());
         let message = job.message.expect("rebuilt from the columns");
-        assert_eq!(message.spec.pool.map(String::from).as_deref(), Some("cpu"));
+        assert_eq!(message.spec.pool.clone().map(String::from).as_deref(), Some("cpu"));
         assert_eq!(message.original_label, "runs-fleet/cpu=4");
     }
 }
@@ -83,7 +83,7 @@ async fn a_row_is_read_in_our_words() {
 #[tokio::test]
 async fn a_claim_without_a_token_lasts_a_hundred_seconds() {
     for back in back_ends() {
-        back.restore(&JOBS, later_revision("claiming"));
+        back.restore(&JOBS, &later_revision("claiming"));
         let job = read(&jobs(&back)).await;
         assert!(!job.lease_expired(at(99)) && job.lease_expired(at(101)), "{}", back.name);
         assert_eq!((job.claim_attempts, job.retry_count), (2, 0));
@@ -91,9 +91,9 @@ async fn a_claim_without_a_token_lasts_a_hundred_seconds() {
     }
     for back in back_ends() {
         let mut item = later_revision("claiming");
-        item.insert("created_at".into(), "a while ago".into());
-        item.insert("retry_count".into(), 0_i64.into());
-        back.restore(&JOBS, item);
+        item.insert("created_at", "a while ago".into());
+        item.insert("retry_count", 0_i64.into());
+        back.restore(&JOBS, &item);
         let job = read(&jobs(&back)).await;
         assert!(job.lease_expired(at(0)), "{}: an unreadable age is a dead lease", back.name);
         assert_eq!(job.claim_attempts, 1);
@@ -105,7 +105,7 @@ async fn a_row_of_any_status_takes_a_step() {
     for state in JobState::all() {
         for item in [first_revision(state.as_str()), later_revision(state.as_str())] {
             for back in back_ends() {
-                back.restore(&JOBS, item.clone());
+                back.restore(&JOBS, &item.clone());
                 let jobs = jobs(&back);
                 let old = read(&jobs).await;
                 let new = jobs.write(&old, claimed(&old)).await.expect("allowed").applied().expect("ours");
@@ -129,7 +129,7 @@ async fn a_row_that_moved_since_it_was_read_is_lost() {
     for (name, value) in [("status", "running"), ("created_at", "2026-01-01T00:00:09Z"), ("lease_token", "x")] {
         for back in back_ends() {
             let jobs = jobs(&back);
-            back.restore(&JOBS, later_revision("launched"));
+            back.restore(&JOBS, &later_revision("launched"));
             let old = read(&jobs).await;
             let moved = db::table::Update::default().set(name, value);
             let moved = back.table.update(&JOBS, &Value::N(7), moved, db::table::Cond::Always).await;
@@ -148,10 +148,10 @@ async fn an_empty_index_attribute_never_blocks_a_write() {
     for back in back_ends() {
         let jobs = jobs(&back);
         let mut item = first_revision("launched");
-        item.insert("version".into(), 4_i64.into());
-        item.insert("lease_token".into(), "t".into());
-        item.insert("instance_id".into(), "".into());
-        back.restore(&JOBS, item);
+        item.insert("version", 4_i64.into());
+        item.insert("lease_token", "t".into());
+        item.insert("instance_id", "".into());
+        back.restore(&JOBS, &item);
         let old = read(&jobs).await;
         let new = Job { last_error: Some("x".into()), ..old.clone() };
         let new = jobs.commit(vec![Change::Job { old: Some(old), new }]).await.expect("allowed").applied();
@@ -164,12 +164,12 @@ async fn an_empty_index_attribute_never_blocks_a_write() {
 #[tokio::test]
 async fn sweeps_find_rows_with_local_times() {
     for back in back_ends() {
-        back.restore(&JOBS, later_revision("launched"));
+        back.restore(&JOBS, &later_revision("launched"));
         let mut eastern = later_revision("launched");
-        eastern.insert("job_id".into(), 8_i64.into());
+        eastern.insert("job_id", 8_i64.into());
         // 23:59 UTC of the day before, and text far behind it.
-        eastern.insert("created_at".into(), "2026-01-01T08:59:00+09:00".into());
-        back.restore(&JOBS, eastern);
+        eastern.insert("created_at", "2026-01-01T08:59:00+09:00".into());
+        back.restore(&JOBS, &eastern);
         let found = jobs(&back).by_state(JobState::Launched, Some(at(60)), None).await.expect("an answer");
         assert_eq!(found.iter().map(|job| job.id.get()).collect::<Vec<_>>(), [8, 7], "{}", back.name);
         let one = jobs(&back).by_state(JobState::Launched, Some(at(-1)), Some(1)).await.expect("an answer");
@@ -182,9 +182,9 @@ async fn sweeps_find_rows_with_local_times() {
 async fn pools_without_a_kind_are_listed() {
     for back in back_ends() {
         let zero = Value::from("0001-01-01T00:00:00Z");
-        back.restore(&db::schema::POOLS, row([("pool_name", "old".into()), ("last_job_time", zero)]));
+        back.restore(&db::schema::POOLS, &row([("pool_name", "old".into()), ("last_job_time", zero)]));
         let lock = row([("pool_name", "__task_lock:sweep".into()), ("lock_owner", "x".into())]);
-        back.restore(&db::schema::POOLS, lock);
+        back.restore(&db::schema::POOLS, &lock);
         for pools in [Pools::new(back.table.clone(), back.clock()), Pools::new(back.table.clone(), back.clock())] {
             for _ in 0..2 {
                 let found = pools.list().await.expect("an answer");

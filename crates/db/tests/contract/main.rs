@@ -80,15 +80,15 @@ impl BackEnd {
     }
 
     /// Stores a row behind the back of the checks, as another implementation may have left it.
-    pub(crate) fn restore(&self, table: &'static Schema, item: Item) {
+    pub(crate) fn restore(&self, table: &'static Schema, item: &Item) {
         match &self.kind {
             #[cfg(feature = "aws")]
-            Kind::Dynamo(names) => emulated::restore(names.of(table).expect("named"), table.key, &item),
+            Kind::Dynamo(names) => emulated::restore(names.of(table).expect("named"), table.key, item),
             Kind::Memory(memory) => memory.restore(table, item).expect("a key"),
             Kind::Sqlite(directory) => {
                 let file = rusqlite::Connection::open(directory.path().join(FILE)).expect("a store");
                 file.busy_timeout(std::time::Duration::from_secs(5)).expect("allowed");
-                let json = serde_json::to_string(&item).expect("plain values");
+                let json = serde_json::to_string(item).expect("plain values");
                 let sql = format!("INSERT INTO \"{}\" (key, item) VALUES (?1, ?2)", table.name);
                 match &item[table.key] {
                     Value::N(key) => file.execute(&sql, (key, json)),

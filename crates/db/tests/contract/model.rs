@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use db::table::{Cond, Index, Item, Outcome, Query, Schema, Update, Value, Write};
+use db::table::{Cond, Index, Item, Name, Outcome, Query, Schema, Update, Value, Write};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -25,8 +25,8 @@ enum Op {
     Query(Query),
 }
 
-fn name() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned)
+fn name() -> impl Strategy<Value = Name> {
+    prop::sample::select(vec!["a", "b", "c"]).prop_map(Name::from)
 }
 
 fn value() -> impl Strategy<Value = Value> {
@@ -61,7 +61,7 @@ fn cond() -> impl Strategy<Value = Cond> {
 }
 
 fn item() -> impl Strategy<Value = Item> {
-    prop::collection::btree_map(name(), value(), 0..4)
+    prop::collection::btree_map(name(), value(), 0..4).prop_map(Item::from_iter)
 }
 
 fn update() -> impl Strategy<Value = Update> {
@@ -99,7 +99,7 @@ enum Answer {
 }
 
 fn with_key(key: u8, mut item: Item) -> Item {
-    item.insert("k".into(), i64::from(key).into());
+    item.insert("k", i64::from(key).into());
     item
 }
 
@@ -187,7 +187,7 @@ impl Model {
             } else if item
                 .iter()
                 .flatten()
-                .any(|(name, value)| self.keys.contains(&name.as_str()) && !is_key(&whole(value)))
+                .any(|(name, value)| self.keys.contains(&name.as_ref()) && !is_key(&whole(value)))
             {
                 return Answer::Refused;
             }
@@ -234,10 +234,12 @@ fn apply(mut row: Item, update: Update) -> Option<Item> {
         row.insert(name, whole(&Value::F(sum)));
     }
     for (name, value) in set_if_absent {
-        row.entry(name).or_insert(value);
+        if !row.contains_key(&name) {
+            row.insert(name, value);
+        }
     }
     row.extend(set);
-    row.retain(|name, _| !remove.contains(name));
+    row.retain(|name| !remove.iter().any(|removed| removed == name));
     Some(row)
 }
 
@@ -264,7 +266,7 @@ fn holds(cond: &Cond, row: Option<&Item>) -> bool {
         Cond::Lt(name, value) => attr(name).is_some_and(|found| less(found, value)),
         Cond::Gt(name, value) => attr(name).is_some_and(|found| less(value, found)),
         Cond::In(name, values) => attr(name).is_some_and(|found| values.iter().any(|value| same(found, value))),
-        Cond::BeginsWith(name, text) => matches!(attr(name), Some(Value::S(found)) if found.starts_with(text)),
+        Cond::BeginsWith(name, text) => matches!(attr(name), Some(Value::S(found)) if found.starts_with(text.as_str())),
         Cond::And(all) => !all.iter().any(|cond| !holds(cond, row)),
         Cond::Or(any) => any.iter().any(|cond| holds(cond, row)),
         Cond::Not(cond) => !holds(cond, row),

@@ -317,7 +317,7 @@ async fn listings_are_newest_first_filtered_and_paged() {
         for number in 1..=30_u64 {
             let mut job = if number % 2 == 0 { accepted(number) } else { launched(number, "t", "i-1") };
             job.created_at = at(i64::try_from(number).expect("small"));
-            let message = job.message.as_mut().expect("a message");
+            let message = std::sync::Arc::make_mut(job.message.as_mut().expect("a message"));
             if number % 3 == 0 {
                 message.spec.pool = "cpu".parse().ok();
             }
@@ -362,7 +362,7 @@ async fn a_pools_busy_machines_and_its_history() {
     for back in back_ends() {
         let (jobs, pool) = (jobs(&back), "cpu".parse().expect("valid"));
         let of = |mut job: Job, pool: &str| {
-            if let Some(message) = &mut job.message {
+            if let Some(message) = job.message.as_mut().map(std::sync::Arc::make_mut) {
                 message.spec.pool = pool.parse().ok();
             }
             job
@@ -387,7 +387,7 @@ async fn a_pools_busy_machines_and_its_history() {
             ("status", "running".into()),
             ("instance_id", "i-99".into()),
         ]);
-        back.restore(&JOBS, foreign);
+        back.restore(&JOBS, &foreign);
         let busy = jobs.busy_machines(&pool).await.expect("an answer");
         let busy: Vec<_> = busy.iter().map(RunnerKey::as_str).collect();
         assert_eq!(busy, ["i-1", "i-2", "i-3", "i-99"], "{}", back.name);

@@ -106,7 +106,7 @@ impl Dispatch {
         };
         if let Some(document) = existing.filter(|d| d.dispatch_id == runner.dispatch.as_str()) {
             attempt.handed_over = true;
-            self.minted(key, &document.runner_name, None).await?;
+            self.minted(runner, &document.runner_name, None).await?;
         } else {
             let Some(message) = attempt.job.next_message() else { return Err(Failure::Fenced) };
             let minted = self.mint(&message, runner).await?;
@@ -133,10 +133,8 @@ impl Dispatch {
             // The store of hand-overs knows no conditions: who lost the lease during the mint notices it here, before
             // the document that another attempt wrote is replaced. The row decides, not the job: a machine may have
             // been given to another job meanwhile, which waits for this very hand-over.
-            let row = self.ports.runners.get(key).await?;
-            if row.is_none_or(|row| row.dispatch != runner.dispatch || row.state != RunnerState::Minting) {
-                return Err(Failure::Fenced);
-            }
+            let ours = |row: &Runner| row.dispatch == runner.dispatch && row.state == RunnerState::Minting;
+            let Some(row) = self.ports.runners.get(key).await?.filter(ours) else { return Err(Failure::Fenced) };
             attempt.handed_over = true;
             if let Err(error) = self.ports.hand_over.put(key, &document).await {
                 // It may be there all the same.
@@ -154,7 +152,7 @@ impl Dispatch {
                 source = attempt.job.origin().map_or("", Origin::as_str),
                 "the hand-over is written"
             );
-            self.minted(key, &name, id).await?;
+            self.minted(&row, &name, id).await?;
         }
         if !attempt.is_hot() {
             attempt.start = Start::Asked;
@@ -183,8 +181,8 @@ impl Dispatch {
 
     /// Notes that the hand-over is out, and under which name. Only the first one does: a later one of an attempt that
     /// lost its lease would name a registration that the machine does not have.
-    async fn minted(&self, key: &RunnerKey, name: &str, id: Option<RunnerId>) -> Result<(), Failure> {
-        self.change_runner(key, |row| {
+    async fn minted(&self, row: &Runner, name: &str, id: Option<RunnerId>) -> Result<(), Failure> {
+        self.change_row(row.clone(), |row| {
             if row.state == RunnerState::Minting {
                 name.clone_into(&mut row.name);
                 row.id = id.or(row.id);

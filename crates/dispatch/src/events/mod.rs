@@ -178,6 +178,10 @@ impl Dispatch {
     /// A machine is off. See the module for what is left to others.
     async fn machine_ended(&self, key: &RunnerKey, at: Timestamp) -> Result<(), Error> {
         let row = self.ports.runners.get(key).await?;
+        // The usual end: its job began, and its report was taken.
+        if row.as_ref().is_some_and(|row| row.running_job.is_some() && !row.state.is_live()) {
+            return Ok(());
+        }
         // A spare was stopped before it was given to a job, and has been started again, or is about to be.
         if row.as_ref().is_some_and(|row| at <= row.minted_at) {
             return Ok(());

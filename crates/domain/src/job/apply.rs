@@ -107,7 +107,7 @@ impl Job {
             last_error: None,
             settled_reason: None,
             ttl: None,
-            message: Some(message),
+            message: Some(message.into()),
         }
     }
 
@@ -148,7 +148,7 @@ impl Job {
         job.displaced_count = job.displaced_count.max(message.displaced_count);
         job.force_on_demand |= message.force_on_demand;
         job.spot &= !job.force_on_demand;
-        job.message.get_or_insert_with(|| message.clone());
+        job.message.get_or_insert_with(|| message.clone().into());
         job.created_at = clock::whole_seconds(cx.now);
         job.redrive_at = lease.until.map(|until| clock::after(until, cx.timings.lease * AFTER_LEASE / 10));
         job.lease = Some(lease);

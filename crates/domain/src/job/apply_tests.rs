@@ -177,7 +177,7 @@ fn only_the_first_attempt_of_a_run_is_re_run() {
     let end = |job: &Job| job.settled(Settled::Interrupted, SettleReason::RunnerLost, &cx(9)).rerun;
     assert_eq!(end(&condemned), Some(RerunState::Pending));
     let mut second = condemned.clone();
-    second.message.as_mut().expect("message").run_attempt = 2;
+    std::sync::Arc::make_mut(second.message.as_mut().expect("message")).run_attempt = 2;
     assert_eq!(end(&second), Some(RerunState::Refused));
     let by_operator = launched(7, "t", "i-1").condemned(false, &cx(5));
     assert_eq!(end(&by_operator), Some(RerunState::Refused));

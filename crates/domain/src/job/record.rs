@@ -1,5 +1,7 @@
 //! The job record: what we know and intend for one GitHub job. The record is the truth; messages are wake-ups.
 
+use std::sync::Arc;
+
 use crate::clock::Timestamp;
 use crate::gh;
 use crate::ids::{ClassKey, JobId, LaunchId, LeaseToken, RunnerId, RunnerKey};
@@ -18,7 +20,7 @@ pub struct Job {
     pub state: JobState,
     /// The accepted message: everything a re-dispatch needs. Its counters are those of the first accept; the record's
     /// own, below, are the current ones. `None` only for rows from which none can be rebuilt.
-    pub message: Option<JobMessage>,
+    pub message: Option<Arc<JobMessage>>,
 
     /// The machine bound to it. Present exactly in `launched`, `running`, `terminating`.
     pub instance: Option<RunnerKey>,
@@ -218,7 +220,7 @@ impl Job {
 
     /// The message for the next dispatch: the accepted one with the record's counters.
     pub fn next_message(&self) -> Option<JobMessage> {
-        let mut message = self.message.clone()?;
+        let mut message = JobMessage::clone(self.message.as_deref()?);
         message.retry_count = self.retry_count;
         message.displaced_count = self.displaced_count;
         message.dispatch_seq = self.dispatch_seq;

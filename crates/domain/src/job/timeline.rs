@@ -1,8 +1,6 @@
 //! Milestones of a job's life, epoch milliseconds, per attempt. A milestone that was not observed is absent, never
 //! interpolated.
 
-use std::collections::BTreeMap;
-
 use crate::clock::Timestamp;
 
 /// A point on a job's way, in order.
@@ -86,7 +84,8 @@ impl Milestone {
 /// The stamps of one job, by attempt (1-based: `retry_count` + `displaced_count` + 1) and milestone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Timeline {
-    stamps: BTreeMap<(u32, Milestone), i64>,
+    /// In order.
+    stamps: Vec<((u32, Milestone), i64)>,
 }
 
 impl Timeline {
@@ -97,20 +96,24 @@ impl Timeline {
     }
     /// The same in epoch milliseconds.
     pub fn stamp_ms(&mut self, attempt: u32, milestone: Milestone, at_ms: i64) -> bool {
-        let mut new = false;
-        self.stamps.entry((attempt, milestone)).or_insert_with(|| {
-            new = true;
-            at_ms
-        });
-        new
+        match self.place(attempt, milestone) {
+            Ok(_) => false,
+            Err(place) => {
+                self.stamps.insert(place, ((attempt, milestone), at_ms));
+                true
+            }
+        }
     }
     /// When a milestone of an attempt was reached, epoch milliseconds.
     pub fn get(&self, attempt: u32, milestone: Milestone) -> Option<i64> {
-        self.stamps.get(&(attempt, milestone)).copied()
+        self.place(attempt, milestone).ok().map(|place| self.stamps[place].1)
     }
     /// Every stamp, by attempt, then milestone.
     pub fn iter(&self) -> impl Iterator<Item = (u32, Milestone, i64)> + '_ {
-        self.stamps.iter().map(|(&(attempt, milestone), &at)| (attempt, milestone, at))
+        self.stamps.iter().map(|&((attempt, milestone), at)| (attempt, milestone, at))
+    }
+    fn place(&self, attempt: u32, milestone: Milestone) -> Result<usize, usize> {
+        self.stamps.binary_search_by_key(&(attempt, milestone), |(of, _)| *of)
     }
     /// Forgets everything: an operator's revive starts the counters anew.
     pub fn clear(&mut self) {

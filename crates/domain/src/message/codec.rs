@@ -124,7 +124,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 pub(super) fn decode(body: &str) -> Result<Decoded, Poison> {
-    let wire: Wire = wire::read(wire::parse(body)?)?;
+    let wire: Wire = wire::read_body(body, |wire: &Wire| wire.unknown.is_empty())?;
     let mut warnings = Vec::new();
 
     let job_id = match wire.job_id {

@@ -158,6 +158,21 @@ pub fn read<T: DeserializeOwned>(mut fields: Fields) -> Result<T, Poison> {
     })
 }
 
+/// [`parse`] and [`read`] in one. A body without `null`, repeated or unknown fields, as `plain` says of what was read of
+/// it, is read in one pass; that is every body of ours.
+///
+/// # Errors
+/// Those of both.
+pub fn read_body<T: DeserializeOwned>(body: &str, plain: impl FnOnce(&T) -> bool) -> Result<T, Poison> {
+    if body.len() <= MAX_BODY
+        && let Ok(read) = serde_json::from_str(body)
+        && plain(&read)
+    {
+        return Ok(read);
+    }
+    read(parse(body)?)
+}
+
 /// Takes one field that is not worth losing the message for: absent and `null` give the default, and so does a value
 /// of the wrong type, whose name is then added to `warnings`.
 pub fn take<T: DeserializeOwned + Default>(

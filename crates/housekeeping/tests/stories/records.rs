@@ -170,7 +170,7 @@ async fn the_history_of_a_pool_tells_how_its_spares_linger() {
             job.state = JobState::Settled(Settled::Success);
             job.created_at = at;
             job.completed_at = Some(at);
-            job.message.as_mut().unwrap().spec.pool = Some(pool.clone());
+            Arc::make_mut(job.message.as_mut().unwrap()).spec.pool = Some(pool.clone());
         })
         .await;
     }
@@ -220,7 +220,7 @@ async fn a_job_whose_runner_will_not_serve_it_does_not_wait_for_its_age() {
         yard.fleet.add(n, MachineState::Running, yard.clock.now(), &[]);
         yard.runner(machine, state).await;
         yard.job(id.get(), |job| {
-            job.message.as_mut().unwrap().repo = repo();
+            Arc::make_mut(job.message.as_mut().unwrap()).repo = repo();
             job.state = JobState::Launched;
             job.instance = Some(machine.clone());
             job.prepared_at = Some(job.created_at);

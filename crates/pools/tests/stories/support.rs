@@ -244,7 +244,7 @@ impl World {
     /// A job of the pool is bound to a machine.
     pub(crate) async fn bind(&self, id: u64, key: &str, state: JobState) {
         let mut job = Job { state, ..launched(id, "token", key) };
-        if let Some(message) = &mut job.message {
+        if let Some(message) = job.message.as_mut().map(Arc::make_mut) {
             message.spec.pool = Some(cpu());
         }
         assert!(self.jobs().create(&job).await.expect("allowed").is_applied());

@@ -249,9 +249,14 @@ impl Broker {
     }
 
     fn remove(&mut self, queue: &str, seq: Seq) -> Result<(), Error> {
-        lane(&mut self.lanes, queue)?.remove(seq);
+        let lane = lane(&mut self.lanes, queue)?;
+        lane.remove(seq);
+        // The next message of its group may have become ready; nothing else changes for those who wait.
+        let ready = lane.next_ready().is_some();
         self.changes.push(Change::Remove { queue: queue.into(), seq });
-        self.woken.push(queue.into());
+        if ready {
+            self.woken.push(queue.into());
+        }
         Ok(())
     }
 

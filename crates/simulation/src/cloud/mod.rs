@@ -8,11 +8,13 @@
 //! With a [`Boot`] it also lives in time: instances boot, are taken back, shut down and are forgotten. Whoever lives on
 //! an instance is a [`Guests`] and hears of all that.
 
+mod budget;
 mod guests;
 mod money;
 mod power;
 mod time;
 
+pub use budget::Asked;
 pub use guests::Guests;
 pub use money::Ledger;
 pub use time::{Boot, Drought};
@@ -31,6 +33,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::chance::SeededRng;
+use budget::Meter;
 use guests::News;
 use time::Agenda;
 
@@ -98,7 +101,7 @@ struct State {
     instances: BTreeMap<String, Held>,
     tokens: BTreeMap<String, (FleetRequest, FleetAnswer)>,
     faults: BTreeMap<&'static str, VecDeque<Fault>>,
-    calls: BTreeMap<&'static str, u32>,
+    calls: BTreeMap<&'static str, Meter>,
     requests: Vec<FleetRequest>,
     /// How many instances there ever were.
     made: u64,
@@ -147,7 +150,12 @@ impl Cloud {
 
     /// How often an operation was called.
     pub fn calls(&self, operation: &str) -> u32 {
-        self.state().calls.get(operation).copied().unwrap_or(0)
+        self.state().calls.get(operation).map_or(0, |meter| u32::try_from(meter.asked().calls).unwrap_or(u32::MAX))
+    }
+
+    /// What was asked for, operation by operation.
+    pub fn asked(&self) -> BTreeMap<&'static str, Asked> {
+        self.state().calls.iter().map(|(operation, meter)| (*operation, meter.asked())).collect()
     }
 
     /// Every fleet request that arrived, repeated ones too.
@@ -183,7 +191,8 @@ impl Cloud {
     ) -> Result<T, ApiError> {
         let fault = {
             let mut state = self.state();
-            *state.calls.entry(operation).or_default() += 1;
+            let now = Instant::now();
+            state.calls.entry(operation).or_insert_with(|| Meter::of(operation, now)).count(now);
             state.faults.get_mut(operation).and_then(VecDeque::pop_front)
         };
         let lost = || Err(ApiError::NoAnswer("the connection broke".to_owned()));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use db::schema::{JOBS, POOLS, RUNNERS};
-use db::table::{Item, Schema, Value};
+use db::table::{Item, Name, Schema, Value};
 use domain::clock::{Timestamp, since};
 use domain::ids::{JobId, RunnerKey};
 
@@ -185,7 +185,7 @@ fn line(at: Timestamp, what: &Happening<'_>) -> Option<Line> {
 fn wrote(at: Timestamp, table: &Schema, before: Option<&Item>, after: Option<&Item>) -> Option<Line> {
     let row = after.or(before)?;
     let text_of = |name: &str| match row.get(name) {
-        Some(Value::S(text)) => Some(text.as_str()),
+        Some(Value::S(text)) => Some(&**text),
         _ => None,
     };
     let (job, machine) = if table.name == JOBS.name {
@@ -204,7 +204,7 @@ fn wrote(at: Timestamp, table: &Schema, before: Option<&Item>, after: Option<&It
     };
     let empty = Item::new();
     let (old, new) = (before.unwrap_or(&empty), after.unwrap_or(&empty));
-    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let names: BTreeSet<&Name> = old.keys().chain(new.keys()).collect();
     let of = text_of("pool_name").map(|key| format!(" {key}")).unwrap_or_default();
     let mut text = format!("{} row{of}{}", table.name, if after.is_none() { " removed" } else { "" });
     if after.is_some() {
@@ -223,7 +223,7 @@ fn wrote(at: Timestamp, table: &Schema, before: Option<&Item>, after: Option<&It
 
 fn brief(name: &str, value: &Value) -> String {
     let text = match value {
-        Value::S(text) => text.clone(),
+        Value::S(text) => text.to_string(),
         Value::N(number) => number.to_string(),
         Value::F(number) => number.to_string(),
         Value::Bool(truth) => truth.to_string(),

@@ -230,12 +230,11 @@ impl Process {
     }
 
     async fn until(&self, frozen: bool) {
-        loop {
+        while self.is_frozen() != frozen {
             let changed = self.changed.notified();
-            if self.is_frozen() == frozen {
-                return;
+            if self.is_frozen() != frozen {
+                changed.await;
             }
-            changed.await;
         }
     }
 

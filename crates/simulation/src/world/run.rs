@@ -1,5 +1,6 @@
 //! One world from its beginning to its rest.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,7 +38,7 @@ use super::scenario::{Day, Faults, Hour, Load, Scenario, Work, chance};
 use super::spares::Operator;
 use super::summary::{Series, Summary, Tally};
 use super::week::{self, Bursts};
-use crate::cloud::{self, Cloud};
+use crate::cloud::{self, Asked, Cloud};
 use crate::github::line::{GitHub, Trouble, Usage};
 use crate::github::model::{OwnerKind, Settings};
 
@@ -70,6 +71,8 @@ pub struct Outcome {
     pub calls: Vec<(&'static str, u64)>,
     /// The most that any installation asked of GitHub.
     pub github_usage: Usage,
+    /// What was asked of EC2.
+    pub ec2_usage: BTreeMap<&'static str, Asked>,
     /// What must never happen, and did.
     pub violations: Vec<Violation>,
     /// What happened.
@@ -256,7 +259,9 @@ impl World {
             requests_per_hour: most.requests_per_hour.max(usage.requests_per_hour),
             changes_per_minute: most.changes_per_minute.max(usage.changes_per_minute),
         });
-        Outcome { summary, series: self.tally.series(), calls, github_usage, violations, journal: self.journal }
+        let ec2_usage = self.outside.cloud.asked();
+        let series = self.tally.series();
+        Outcome { summary, series, calls, github_usage, ec2_usage, violations, journal: self.journal }
     }
 
     /// Trouble that is not drawn call by call begins.
@@ -512,7 +517,7 @@ async fn remove(rows: &Memory, table: &'static Schema, index: &'static str, of: 
     let Ok(old) = rows.query(table, query).await else { return };
     for row in old {
         // The index orders by the last assignment; a long job has ended later.
-        if row.get("completed_at").is_some_and(|at| matches!(at, Value::S(at) if at.as_str() > before)) {
+        if row.get("completed_at").is_some_and(|at| matches!(at, Value::S(at) if **at > *before)) {
             continue;
         }
         if let Some(key) = row.get(table.key) {

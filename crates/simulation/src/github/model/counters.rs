@@ -131,7 +131,7 @@ pub struct RunnerReport {
 impl Model {
     /// The totals.
     pub fn counters(&self) -> Counters {
-        let queued = self.waiting.values().map(|jobs| jobs.len() as u64).sum();
+        let queued = self.queued.len() as u64;
         Counters { queued, in_progress: self.open.len() as u64 - queued, ..self.counters }
     }
 

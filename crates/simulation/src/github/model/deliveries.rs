@@ -108,7 +108,7 @@ impl Model {
 
     pub(super) fn emit_job(&mut self, id: JobId) {
         if let Some((action, body)) = self.job_event(id) {
-            self.emit("workflow_job", Some(action.to_owned()), Some(id), body.to_string());
+            self.emit("workflow_job", Some(action.to_owned()), Some(id), body);
         }
     }
 

@@ -55,6 +55,7 @@ impl Model {
         let record =
             Run { id: run, repo: repo.clone(), number, attempt: 1, created_at: now, updated_at: now, latest, earlier };
         self.runs.insert(run, record);
+        self.active.entry(repo.clone()).or_default().insert(run);
         let mut ids = Vec::with_capacity(jobs.len());
         for spec in jobs {
             ids.push(self.add_job(run, 1, spec, now)?);
@@ -154,10 +155,9 @@ impl Model {
         job.ended = Some(Ended { conclusion, at: now, runner_lost });
         let (run, runner, attempt) = (job.run, job.served.as_ref().map(|s| s.id), job.attempt);
         self.open.remove(&id);
-        if let Some(run) = self.runs.get(&run)
-            && let Some(waiting) = self.waiting.get_mut(&run.repo)
-        {
-            waiting.remove(&id);
+        let repo = self.runs.get(&run).map(|run| run.repo.clone());
+        if let Some(repo) = &repo {
+            self.no_longer_waits(repo, id);
         }
         self.tell(News::Concluded(id, conclusion, runner_lost));
         self.counters.concluded(conclusion, runner.is_some(), runner_lost, attempt);
@@ -169,6 +169,9 @@ impl Model {
         }
         self.emit_job(id);
         if self.run_status(run) == Some(Status::Completed) {
+            if let Some(repo) = &repo {
+                super::take_out(&mut self.active, repo, &run);
+            }
             self.finished.push_back(run);
             self.forget_old_runs();
         }
@@ -177,14 +180,14 @@ impl Model {
     pub(super) fn expire_jobs(&mut self, now: Timestamp) {
         let limit = self.settings.queue_limit;
         let old = |id: &&JobId| self.jobs.get(id).is_some_and(|j| after(j.created_at, limit) <= now);
-        for id in self.waiting.values().flat_map(|jobs| jobs.iter().take_while(old)).copied().collect::<Vec<_>>() {
+        for id in self.queued.iter().take_while(old).copied().collect::<Vec<_>>() {
             self.conclude(id, Conclusion::Failure, false, now);
         }
     }
 
     pub(super) fn jobs_due(&self) -> Option<Timestamp> {
-        let oldest = self.waiting.values().filter_map(|jobs| self.jobs.get(jobs.first()?));
-        oldest.map(|j| after(j.created_at, self.settings.queue_limit)).min()
+        let oldest = self.jobs.get(self.queued.first()?)?;
+        Some(after(oldest.created_at, self.settings.queue_limit))
     }
 
     fn start_attempt(&mut self, run: RunId, replaced: &[JobId], now: Timestamp) -> Result<(), Refusal> {
@@ -192,6 +195,7 @@ impl Model {
         record.attempt += 1;
         record.updated_at = now;
         let (attempt, repo) = (record.attempt, record.repo.clone());
+        self.active.entry(repo.clone()).or_default().insert(run);
         let mut fresh = Vec::with_capacity(replaced.len());
         for &old in replaced {
             let job = self.jobs.get(&old).ok_or(Refusal::NotFound)?;
@@ -217,12 +221,26 @@ impl Model {
         let id = JobId::new(self.next_id()).ok_or(Refusal::Unprocessable("ids exhausted"))?;
         let JobSpec { name, labels, duration, outcome } = spec;
         let (served, ended, cancel_requested, created_at) = (None, None, false, now);
-        let job =
-            Job { id, run, attempt, name, labels, duration, outcome, created_at, served, ended, cancel_requested };
+        let needs = labels.iter().map(|label| label.to_lowercase()).collect();
+        let job = Job {
+            id,
+            run,
+            attempt,
+            name,
+            labels,
+            needs,
+            duration,
+            outcome,
+            created_at,
+            served,
+            ended,
+            cancel_requested,
+        };
         self.jobs.insert(id, job);
         self.open.insert(id);
         if let Some(run) = self.runs.get(&run) {
             self.waiting.entry(run.repo.clone()).or_default().insert(id);
+            self.queued.insert(id);
         }
         self.tell(News::Queued(id));
         Ok(id)

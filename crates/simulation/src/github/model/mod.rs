@@ -130,12 +130,16 @@ pub struct Model {
     /// Accounts by lower-case name, in the order they came.
     owners: BTreeMap<String, u64>,
     runs: BTreeMap<RunId, Run>,
+    /// Runs that are not complete, by repository, those that have any.
+    active: BTreeMap<Repo, BTreeSet<RunId>>,
     jobs: BTreeMap<JobId, Job>,
     /// Jobs not yet concluded.
     open: BTreeSet<JobId>,
-    /// Jobs without a runner, by repository; oldest first, because ids grow with time.
+    /// Jobs without a runner; oldest first, because ids grow with time.
+    queued: BTreeSet<JobId>,
+    /// The same by repository, those that have any.
     waiting: BTreeMap<Repo, BTreeSet<JobId>>,
-    /// Connected runners without a job, by repository; the longest connected first.
+    /// Connected runners without a job, by repository, those that have any; the longest connected first.
     idle: BTreeMap<Repo, BTreeSet<(Timestamp, RunnerId)>>,
     /// Complete runs, oldest first: what is forgotten when there are too many.
     finished: VecDeque<RunId>,
@@ -169,8 +173,10 @@ impl Model {
             repositories: BTreeMap::new(),
             owners: BTreeMap::new(),
             runs: BTreeMap::new(),
+            active: BTreeMap::new(),
             jobs: BTreeMap::new(),
             open: BTreeSet::new(),
+            queued: BTreeSet::new(),
             waiting: BTreeMap::new(),
             idle: BTreeMap::new(),
             finished: VecDeque::new(),
@@ -249,7 +255,8 @@ impl Model {
     pub fn advance(&mut self, now: Timestamp) {
         self.expire_jobs(now);
         self.look_after_runners(now);
-        for repo in self.idle.keys().cloned().collect::<Vec<_>>() {
+        let waited_for = |repo: &&Repo| self.waiting.contains_key(*repo);
+        for repo in self.idle.keys().filter(waited_for).cloned().collect::<Vec<_>>() {
             self.assign(&repo, now);
         }
     }
@@ -263,12 +270,17 @@ impl Model {
     fn sort_in(&mut self, id: RunnerId) {
         let Some(runner) = self.runners.get(&id) else { return };
         let Some(since) = runner.session.as_ref().map(|s| s.since) else { return };
-        let idle = self.idle.entry(runner.repo.clone()).or_default();
         if runner.is_free() {
-            idle.insert((since, id))
+            self.idle.entry(runner.repo.clone()).or_default().insert((since, id));
         } else {
-            idle.remove(&(since, id))
-        };
+            take_out(&mut self.idle, &runner.repo, &(since, id));
+        }
+    }
+
+    /// A job has a runner, or an end.
+    fn no_longer_waits(&mut self, repo: &Repo, id: JobId) {
+        self.queued.remove(&id);
+        take_out(&mut self.waiting, repo, &id);
     }
 
     fn next_id(&mut self) -> u64 {
@@ -294,5 +306,14 @@ impl Model {
 
     fn changed(&mut self) {
         self.revision += 1;
+    }
+}
+
+fn take_out<T: Ord>(of_repos: &mut BTreeMap<Repo, BTreeSet<T>>, repo: &Repo, member: &T) {
+    if let Some(members) = of_repos.get_mut(repo) {
+        members.remove(member);
+        if members.is_empty() {
+            of_repos.remove(repo);
+        }
     }
 }

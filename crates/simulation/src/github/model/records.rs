@@ -88,6 +88,8 @@ pub(super) struct Job {
     pub attempt: u32,
     pub name: String,
     pub labels: Vec<String>,
+    /// The labels in lower case: what a runner must cover.
+    pub needs: BTreeSet<String>,
     pub duration: Duration,
     /// How the job ends when nothing comes in between.
     pub outcome: Conclusion,

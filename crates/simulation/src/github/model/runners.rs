@@ -278,7 +278,7 @@ impl Model {
 
     /// Hands a repository's queued jobs to its free runners, the longest-waiting runner first.
     pub(super) fn assign(&mut self, repo: &Repo, now: Timestamp) {
-        if self.waiting.get(repo).is_none_or(BTreeSet::is_empty) {
+        if !self.waiting.contains_key(repo) {
             return;
         }
         let free: Vec<RunnerId> = self.idle.get(repo).into_iter().flatten().map(|(_, id)| *id).collect();
@@ -294,10 +294,12 @@ impl Model {
     fn choose(&self, id: RunnerId, now: Timestamp) -> Option<JobId> {
         let runner = self.runners.get(&id)?;
         let session = runner.session.as_ref()?;
-        let fits = |job: &&Job| job.labels.iter().all(|l| runner.covers.contains(&l.to_lowercase()));
+        let fits = |job: &&Job| job.needs.is_subset(&runner.covers);
         let queued = self.waiting.get(&runner.repo)?;
         let candidates = || queued.iter().filter_map(|id| self.jobs.get(id)).filter(fits);
-        let own = runner.minted_for().and_then(|own| candidates().find(|j| j.suffix() == own));
+        let minted_for = |job: &&Job| runner.minted_for() == Some(job.suffix().as_str());
+        let own = runner.minted_for().and_then(|own| ending_in(queued, own));
+        let own = own.and_then(|id| self.jobs.get(&id)).filter(minted_for).filter(fits);
         let honest = own.or_else(|| candidates().next())?.id;
         if !session.thief {
             return Some(honest);
@@ -318,9 +320,8 @@ impl Model {
         job.served = Some(Served { id: runner_id, name: runner.name.clone(), process_started_ms, at: now });
         runner.job = Some((job_id, now));
         let stolen = runner.minted_for().is_some_and(|own| own != job.suffix());
-        if let Some(waiting) = self.waiting.get_mut(&runner.repo) {
-            waiting.remove(&job_id);
-        }
+        let repo = runner.repo.clone();
+        self.no_longer_waits(&repo, job_id);
         self.sort_in(runner_id);
         self.wake(runner_id);
         self.tell(News::Began(job_id, runner_id, stolen));
@@ -331,10 +332,8 @@ impl Model {
     /// The listener is gone. A job it had fails.
     fn lose(&mut self, id: RunnerId, now: Timestamp) {
         let Some(runner) = self.runners.get_mut(&id) else { return };
-        if let Some(session) = runner.session.take()
-            && let Some(idle) = self.idle.get_mut(&runner.repo)
-        {
-            idle.remove(&(session.since, id));
+        if let Some(session) = runner.session.take() {
+            super::take_out(&mut self.idle, &runner.repo, &(session.since, id));
         }
         runner.offline_since = now;
         let (registered, job) = (runner.registered, runner.job);
@@ -376,4 +375,13 @@ impl Model {
     fn session_of(&self, credential: &str) -> Option<&Runner> {
         self.runners.get(self.holders.get(credential)?)
     }
+}
+
+/// The oldest of the jobs whose id ends in these six digits.
+fn ending_in(jobs: &BTreeSet<JobId>, digits: &str) -> Option<JobId> {
+    const SPAN: u64 = 1_000_000;
+    let end = digits.parse::<u64>().ok()? % SPAN;
+    let (first, last) = (jobs.first()?.get(), jobs.last()?.get());
+    let start = first - first % SPAN + end;
+    (start..=last).step_by(SPAN as usize).filter_map(JobId::new).find(|id| jobs.contains(id))
 }

@@ -253,6 +253,19 @@ fn check(world: &World, before: &[JobReport]) -> Result<(), TestCaseError> {
     prop_assert_eq!(c.queued + c.in_progress, jobs.len() as u64 - ended);
     prop_assert_eq!(c.submitted + c.rerun, jobs.len() as u64);
     prop_assert_eq!(c.unsettled(), c.queued + c.in_progress);
+    listed_as_they_stand(&world.model)
+}
+
+/// Asking for the runs of one status brings those that a list of all of them shows with it.
+fn listed_as_they_stand(model: &Model) -> Result<(), TestCaseError> {
+    let page = Page { number: 1, size: 100 };
+    let list = |filter| model.runs(&repo(), filter, page).unwrap().body["workflow_runs"].as_array().unwrap().clone();
+    let all = list(RunFilter::All);
+    for status in [Status::Queued, Status::InProgress, Status::Completed] {
+        let such = |run: &&Value| run["status"] == status.as_str();
+        let expected: Vec<Value> = all.iter().filter(such).cloned().collect();
+        prop_assert_eq!(list(RunFilter::Status(status)), expected);
+    }
     Ok(())
 }
 

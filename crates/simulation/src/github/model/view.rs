@@ -3,8 +3,9 @@
 //! Sources: "REST API endpoints for workflow jobs", "… for workflow runs", "… for self-hosted runners",
 //! "… for GitHub App webhooks", and "Webhook events and payloads: `workflow_job`".
 
-use domain::clock::Timestamp;
-use domain::ids::{JobId, Repo, RunId, RunnerId};
+use domain::clock::{Timestamp, whole_seconds};
+use domain::ids::{InstallationId, JobId, Repo, RunId, RunnerId};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::jobs::RunFilter;
@@ -21,11 +22,16 @@ pub struct Page {
 }
 
 impl Page {
-    fn of(self, items: Vec<Value>, list: &str) -> Listing {
-        let total = items.len();
+    /// Only what is shown is made.
+    fn of<T>(self, items: impl Iterator<Item = T>, list: &str, show: impl Fn(T) -> Value) -> Listing {
         let start = self.number.saturating_sub(1).saturating_mul(self.size);
-        let rest = items.into_iter().skip(start);
-        let shown: Vec<Value> = rest.take(self.size).collect();
+        let (mut total, mut shown) = (0, Vec::new());
+        for item in items {
+            if total >= start && shown.len() < self.size {
+                shown.push(show(item));
+            }
+            total += 1;
+        }
         Listing { more: start + shown.len() < total, body: json!({ "total_count": total, list: shown }) }
     }
 }
@@ -41,7 +47,7 @@ pub struct Listing {
 
 /// An instant in GitHub's format: UTC, whole seconds.
 pub fn time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    whole_seconds(at).to_string()
 }
 
 impl Model {
@@ -51,7 +57,7 @@ impl Model {
     /// `NotFound`.
     pub fn job(&self, repo: &Repo, id: JobId) -> Result<Value, Refusal> {
         let job = self.job_in(repo, id)?;
-        Ok(self.job_json(self.run_in(repo, job.run)?, job))
+        Ok(json!(self.job_json(self.run_in(repo, job.run)?, job)))
     }
 
     /// `GET …/actions/runs/{id}`.
@@ -73,8 +79,14 @@ impl Model {
             RunFilter::Status(status) => self.run_status(run.id) == Some(status),
             RunFilter::Conclusion(conclusion) => self.run_conclusion(run.id) == Some(conclusion),
         };
+        let show = |run: &Run| self.run_json(run);
+        // Those that are asked for all the time are few among many.
+        if matches!(filter, RunFilter::Status(Status::Queued | Status::InProgress)) {
+            let active = self.active.get(repo).into_iter().flatten().rev().filter_map(|id| self.runs.get(id));
+            return Ok(page.of(active.filter(wanted), "workflow_runs", show));
+        }
         let runs = self.runs.values().rev().filter(|r| r.repo == *repo).filter(wanted);
-        Ok(page.of(runs.map(|r| self.run_json(r)).collect(), "workflow_runs"))
+        Ok(page.of(runs, "workflow_runs", show))
     }
 
     /// `GET …/actions/runs/{id}/jobs`, of the latest attempt or of all of them.
@@ -85,7 +97,7 @@ impl Model {
         let run = self.run_in(repo, id)?;
         let earlier = run.earlier.iter().filter(|_| all);
         let jobs = earlier.chain(&run.latest).filter_map(|id| self.jobs.get(id));
-        Ok(page.of(jobs.map(|j| self.job_json(run, j)).collect(), "jobs"))
+        Ok(page.of(jobs, "jobs", |job| json!(self.job_json(run, job))))
     }
 
     /// `GET …/actions/runners/{id}`.
@@ -113,7 +125,7 @@ impl Model {
             }
         };
         found.sort_unstable_by_key(|r| r.id);
-        Ok(page.of(found.into_iter().map(|r| self.runner_json(r, now)).collect(), "runners"))
+        Ok(page.of(found.into_iter(), "runners", |runner| self.runner_json(runner, now)))
     }
 
     /// The summary of a delivery, as lists show it.
@@ -135,73 +147,67 @@ impl Model {
     }
 
     /// `action` and payload of the `workflow_job` webhook about the job as it stands.
-    pub(super) fn job_event(&self, id: JobId) -> Option<(&'static str, Value)> {
+    pub(super) fn job_event(&self, id: JobId) -> Option<(&'static str, String)> {
         let job = self.jobs.get(&id)?;
         let run = self.runs.get(&job.run)?;
         let repository = self.repository(&run.repo).ok()?;
-        let action = job.status().as_str();
-        let mut payload = json!({
-            "action": action,
-            "workflow_job": self.job_json(run, job),
-            "repository": self.repository_json(repository),
-            "sender": self.account_json(repository.repo.owner(), OwnerKind::User),
-            "installation": { "id": self.installation_of(repository.repo.owner()), "node_id": "SU5TVA==" },
+        let (action, owner) = (job.status().as_str(), repository.repo.owner());
+        let organization = (repository.owner == OwnerKind::Organization).then(|| OrganizationBody {
+            login: owner,
+            id: 1,
+            node_id: "T1JH",
+            url: format!("{}/orgs/{owner}", self.settings.api_url),
+            description: None,
         });
-        if repository.owner == OwnerKind::Organization {
-            payload["organization"] = json!({
-                "login": repository.repo.owner(),
-                "id": 1,
-                "node_id": "T1JH",
-                "url": format!("{}/orgs/{}", self.settings.api_url, repository.repo.owner()),
-                "description": null,
-            });
-        }
-        Some((action, payload))
+        let event = EventBody {
+            action,
+            workflow_job: self.job_json(run, job),
+            repository: self.repository_json(repository),
+            sender: self.account_json(owner, OwnerKind::User),
+            installation: InstallationBody { id: self.installation_of(owner), node_id: "SU5TVA==" },
+            organization,
+        };
+        Some((action, serde_json::to_string(&event).ok()?))
     }
 
-    fn job_json(&self, run: &Run, job: &Job) -> Value {
+    fn job_json<'a>(&'a self, run: &'a Run, job: &'a Job) -> JobBody<'a> {
         let base = format!("{}/repos/{}", self.settings.api_url, run.repo);
         let (served, ended) = (job.served.as_ref(), job.ended.as_ref());
-        let begun = served.map_or(job.created_at, |s| s.at);
-        let group = served.map(|_| 1);
-        let steps: Vec<Value> = served
-            .map(|s| {
-                json!({
-                    "name": "Run the job",
-                    "status": job.status().as_str(),
-                    "conclusion": ended.map(|e| e.conclusion.as_str()),
-                    "number": 1,
-                    "started_at": time(s.at),
-                    "completed_at": ended.map(|e| time(e.at)),
-                })
-            })
-            .into_iter()
-            .collect();
-        json!({
-            "id": job.id,
-            "run_id": run.id,
-            "workflow_name": "Simulated",
-            "head_branch": "main",
-            "run_url": format!("{base}/actions/runs/{}", run.id),
-            "run_attempt": job.attempt,
-            "node_id": format!("CR_{}", job.id),
-            "head_sha": head_sha(run),
-            "url": format!("{base}/actions/jobs/{}", job.id),
-            "html_url": format!("{}/{}/actions/runs/{}/job/{}", self.settings.api_url, run.repo, run.id, job.id),
-            "status": job.status().as_str(),
-            "conclusion": ended.map(|e| e.conclusion.as_str()),
-            "created_at": time(job.created_at),
-            "started_at": time(begun),
-            "completed_at": ended.map(|e| time(e.at)),
-            "name": job.name,
-            "steps": steps,
-            "check_run_url": format!("{base}/check-runs/{}", job.id),
-            "labels": job.labels,
-            "runner_id": served.map(|s| s.id),
-            "runner_name": served.map(|s| s.name.as_str()),
-            "runner_group_id": group,
-            "runner_group_name": group.map(|_| "Default"),
-        })
+        let (status, conclusion) = (job.status().as_str(), ended.map(|e| e.conclusion.as_str()));
+        let completed_at = ended.map(|e| time(e.at));
+        let step = served.map(|s| StepBody {
+            name: "Run the job",
+            status,
+            conclusion,
+            number: 1,
+            started_at: time(s.at),
+            completed_at: completed_at.clone(),
+        });
+        JobBody {
+            id: job.id,
+            run_id: run.id,
+            workflow_name: "Simulated",
+            head_branch: "main",
+            run_url: format!("{base}/actions/runs/{}", run.id),
+            run_attempt: job.attempt,
+            node_id: format!("CR_{}", job.id),
+            head_sha: head_sha(run),
+            url: format!("{base}/actions/jobs/{}", job.id),
+            html_url: format!("{}/{}/actions/runs/{}/job/{}", self.settings.api_url, run.repo, run.id, job.id),
+            status,
+            conclusion,
+            created_at: time(job.created_at),
+            started_at: time(served.map_or(job.created_at, |s| s.at)),
+            completed_at,
+            name: &job.name,
+            steps: step.into_iter().collect(),
+            check_run_url: format!("{base}/check-runs/{}", job.id),
+            labels: &job.labels,
+            runner_id: served.map(|s| s.id),
+            runner_name: served.map(|s| s.name.as_str()),
+            runner_group_id: served.map(|_| 1),
+            runner_group_name: served.map(|_| "Default"),
+        }
     }
 
     fn run_json(&self, run: &Run) -> Value {
@@ -230,7 +236,7 @@ impl Model {
             "jobs_url": format!("{url}/jobs"),
             "cancel_url": format!("{url}/cancel"),
             "rerun_url": format!("{url}/rerun"),
-            "repository": self.repository(&run.repo).map_or(Value::Null, |r| self.repository_json(r)),
+            "repository": self.repository(&run.repo).ok().map(|r| self.repository_json(r)),
         })
     }
 
@@ -250,38 +256,132 @@ impl Model {
         })
     }
 
-    fn repository_json(&self, repository: &Repository) -> Value {
+    fn repository_json<'a>(&self, repository: &'a Repository) -> RepositoryBody<'a> {
         let Repository { id, repo, owner } = repository;
-        json!({
-            "id": id,
-            "node_id": format!("R_{id}"),
-            "name": repo.name(),
-            "full_name": repo.as_str(),
-            "private": true,
-            "owner": self.account_json(repo.owner(), *owner),
-            "html_url": format!("{}/{repo}", self.settings.api_url),
-            "description": null,
-            "fork": false,
-            "url": format!("{}/repos/{repo}", self.settings.api_url),
-            "archived": false,
-            "disabled": false,
-            "visibility": "private",
-            "default_branch": "main",
-        })
+        RepositoryBody {
+            id: *id,
+            node_id: format!("R_{id}"),
+            name: repo.name(),
+            full_name: repo.as_str(),
+            private: true,
+            owner: self.account_json(repo.owner(), *owner),
+            html_url: format!("{}/{repo}", self.settings.api_url),
+            description: None,
+            fork: false,
+            url: format!("{}/repos/{repo}", self.settings.api_url),
+            archived: false,
+            disabled: false,
+            visibility: "private",
+            default_branch: "main",
+        }
     }
 
     /// An account, as it appears inside other objects.
-    pub fn account_json(&self, login: &str, kind: OwnerKind) -> Value {
-        json!({
-            "login": login,
-            "id": 1,
-            "node_id": "QUNDT1VOVA==",
-            "url": format!("{}/users/{login}", self.settings.api_url),
-            "html_url": format!("{}/{login}", self.settings.api_url),
-            "type": kind.as_str(),
-            "site_admin": false,
-        })
+    pub fn account_json<'a>(&self, login: &'a str, kind: OwnerKind) -> AccountBody<'a> {
+        AccountBody {
+            login,
+            id: 1,
+            node_id: "QUNDT1VOVA==",
+            url: format!("{}/users/{login}", self.settings.api_url),
+            html_url: format!("{}/{login}", self.settings.api_url),
+            kind: kind.as_str(),
+            site_admin: false,
+        }
     }
+}
+
+#[derive(Serialize)]
+struct EventBody<'a> {
+    action: &'a str,
+    workflow_job: JobBody<'a>,
+    repository: RepositoryBody<'a>,
+    sender: AccountBody<'a>,
+    installation: InstallationBody,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    organization: Option<OrganizationBody<'a>>,
+}
+
+#[derive(Serialize)]
+struct InstallationBody {
+    id: InstallationId,
+    node_id: &'static str,
+}
+
+#[derive(Serialize)]
+struct OrganizationBody<'a> {
+    login: &'a str,
+    id: u64,
+    node_id: &'static str,
+    url: String,
+    description: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct JobBody<'a> {
+    id: JobId,
+    run_id: RunId,
+    workflow_name: &'static str,
+    head_branch: &'static str,
+    run_url: String,
+    run_attempt: u32,
+    node_id: String,
+    head_sha: String,
+    url: String,
+    html_url: String,
+    status: &'static str,
+    conclusion: Option<&'static str>,
+    created_at: String,
+    started_at: String,
+    completed_at: Option<String>,
+    name: &'a str,
+    steps: Vec<StepBody>,
+    check_run_url: String,
+    labels: &'a [String],
+    runner_id: Option<RunnerId>,
+    runner_name: Option<&'a str>,
+    runner_group_id: Option<u64>,
+    runner_group_name: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct StepBody {
+    name: &'static str,
+    status: &'static str,
+    conclusion: Option<&'static str>,
+    number: u64,
+    started_at: String,
+    completed_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct RepositoryBody<'a> {
+    id: u64,
+    node_id: String,
+    name: &'a str,
+    full_name: &'a str,
+    private: bool,
+    owner: AccountBody<'a>,
+    html_url: String,
+    description: Option<&'static str>,
+    fork: bool,
+    url: String,
+    archived: bool,
+    disabled: bool,
+    visibility: &'static str,
+    default_branch: &'static str,
+}
+
+/// An account, as it appears inside other objects.
+#[derive(Debug, Serialize)]
+pub struct AccountBody<'a> {
+    login: &'a str,
+    id: u64,
+    node_id: &'static str,
+    url: String,
+    html_url: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    site_admin: bool,
 }
 
 fn head_sha(run: &Run) -> String {

@@ -256,7 +256,7 @@ impl State {
         if let Some(after) = &after {
             found.extend(rules::i10_placed(after));
             let newly = after.machine.is_some() && before.as_ref().is_none_or(|before| before.machine != after.machine);
-            if newly && after.status == "launched" {
+            if newly && &*after.status == "launched" {
                 found.extend(rules::i17_not_in_vain(&self.view, after));
             }
         }
@@ -359,7 +359,12 @@ impl Witness for Invariants {
             }
             Happening::HandOverDeleted { machine } => state.view.handed_over(machine, false),
             Happening::Wrote { table, before, after } if table.name == JOBS.name => {
-                state.job_wrote(now, before.and_then(JobRow::read), after.and_then(JobRow::read));
+                let row = after.or(*before).and_then(JobRow::read);
+                if let Some(row) = row {
+                    // What was there is what was seen to be written.
+                    let before = before.and_then(|_| state.view.row(row.id));
+                    state.job_wrote(now, before, after.map(|_| row));
+                }
             }
             Happening::Wrote { table, before: Some(before), after: Some(after) } if table.name == RUNNERS.name => {
                 if let (Some(before), Some(after)) = (RunnerRow::read(before), RunnerRow::read(after))

@@ -52,9 +52,9 @@ fn p3_not_twice(before: &Item, after: Option<&Item>, now: Timestamp) -> Option<F
     let after = after?;
     let lives = |expiry: &str| whole(before, expiry).is_some_and(|at| at > now.as_second() + SKEW);
     let taken = HOLDS.iter().any(|(owner, expiry)| {
-        before.contains_key(*owner)
-            && after.contains_key(*owner)
-            && before.get(*owner) != after.get(*owner)
+        before.contains_key(owner)
+            && after.contains_key(owner)
+            && before.get(owner) != after.get(owner)
             && lives(expiry)
     });
     let (was, is) = (whole(before, "job_id"), whole(after, "job_id"));

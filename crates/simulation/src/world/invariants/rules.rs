@@ -43,7 +43,7 @@ pub(super) fn i2_launched(view: &View, job: JobId) -> Option<Finding> {
     let settled = known.row.as_ref().is_some_and(|row| !row.is_open());
     let waits = known.concluded.is_none() && known.began.is_none() && !known.was_launched && !settled;
     waits.then(|| {
-        let state = known.row.as_ref().map_or("without a record", |row| row.status.as_str());
+        let state = known.row.as_ref().map_or("without a record", |row| &*row.status);
         ("I2 launched", Some(job), None, format!("it still waits for a machine, {state}"))
     })
 }
@@ -53,7 +53,7 @@ pub(super) fn i3_served(view: &View, job: JobId) -> Option<Finding> {
     let known = view.jobs.get(&job)?;
     let waits = known.concluded.is_none() && known.began.is_none() && !view.is_given_up(job);
     waits.then(|| {
-        let state = known.row.as_ref().map_or("without a record", |row| row.status.as_str());
+        let state = known.row.as_ref().map_or("without a record", |row| &*row.status);
         ("I3 served", Some(job), None, format!("it is queued at GitHub and {state}"))
     })
 }
@@ -88,13 +88,13 @@ pub(super) fn i7_fenced(before: &JobRow, after: &JobRow, now: Timestamp) -> Opti
     if after.version != before.version + 1 {
         return fault(format!("version {} was followed by {}", before.version, after.version));
     }
-    let claimed = after.status == "claiming" && after.lease != before.lease;
+    let claimed = &*after.status == "claiming" && after.lease != before.lease;
     let held =
-        before.status == "claiming" && before.lease.is_some() && before.lease_until > now.as_millisecond() + SKEW_MS;
+        &*before.status == "claiming" && before.lease.is_some() && before.lease_until > now.as_millisecond() + SKEW_MS;
     if claimed && held {
         return fault("it was claimed while somebody held it".to_owned());
     }
-    if after.status == "launched" && before.status == "claiming" && after.lease != before.lease {
+    if &*after.status == "launched" && &*before.status == "claiming" && after.lease != before.lease {
         return fault("it was bound under another lease".to_owned());
     }
     None
@@ -115,8 +115,8 @@ pub(super) fn i7_runner_fenced(before: &RunnerRow, after: &RunnerRow) -> Option<
     if after.version != before.version + 1 {
         return fault(format!("version {} was followed by {}", before.version, after.version));
     }
-    let anew = before.state == "gone" && after.state == "minting";
-    let slipped = before.state == "retiring" && after.state == "busy";
+    let anew = &*before.state == "gone" && &*after.state == "minting";
+    let slipped = &*before.state == "retiring" && &*after.state == "busy";
     if rank(&after.state) < rank(&before.state) && !anew && !slipped {
         return fault(format!("{} was followed by {}", before.state, after.state));
     }
@@ -153,7 +153,7 @@ pub(super) fn i9_monotone(before: &JobRow, after: &JobRow) -> Option<Finding> {
 
 /// I10: bound records name their machine, pending ones none.
 pub(super) fn i10_placed(after: &JobRow) -> Option<Finding> {
-    let wrong = match after.status.as_str() {
+    let wrong = match &*after.status {
         "launched" | "running" => after.machine.is_none(),
         "requeued" | "claiming" => after.machine.is_some(),
         _ => false,
@@ -170,7 +170,7 @@ pub(super) fn i11_acknowledged(view: &View, delivery: &Delivery, now: Timestamp)
     let job = view.jobs.get(&message.job_id);
     let row = job.and_then(|job| job.row.as_ref());
     let just_claimed = job.and_then(|job| job.claimed).is_some_and(|at| since(now, at) < A_MOMENT);
-    let legal = row.is_some_and(|row| match row.status.as_str() {
+    let legal = row.is_some_and(|row| match &*row.status {
         "requeued" => row.redrive,
         "launched" => row.prepared,
         // Of a later generation, or claimed a moment ago: this began after the message was found to be of no use.
@@ -180,7 +180,7 @@ pub(super) fn i11_acknowledged(view: &View, delivery: &Delivery, now: Timestamp)
     // A record that was collected long after its end needs no message either.
     let collected = view.jobs.get(&message.job_id).is_none_or(|job| job.row.is_none() && job.had_row);
     (!legal && !collected).then(|| {
-        let state = row.map_or("without a record", |row| row.status.as_str());
+        let state = row.map_or("without a record", |row| &*row.status);
         ("I11 acknowledged", Some(message.job_id), None, format!("its message was acknowledged while it was {state}"))
     })
 }
@@ -223,7 +223,7 @@ pub(super) fn i18_as_asked(machine: &RunnerKey, launch: Option<&LaunchId>, made:
 pub(super) fn b1_true_binding(view: &View, job: JobId, machine: &RunnerKey) -> Option<Finding> {
     let known = view.jobs.get(&job)?;
     let row = known.row.as_ref().filter(|row| row.is_open())?;
-    let wrong = known.concluded.is_none() && row.status != "terminating" && row.machine.as_ref() != Some(machine);
+    let wrong = known.concluded.is_none() && &*row.status != "terminating" && row.machine.as_ref() != Some(machine);
     wrong.then(|| {
         let text = format!("GitHub runs it there; its record is {} on {:?}", row.status, row.machine);
         ("B1 true binding", Some(job), Some(machine.clone()), text)
@@ -249,7 +249,7 @@ pub(super) fn at_rest(view: &View) -> Vec<Finding> {
         found.push(("I3 served", Some(job), None, "it is still open at GitHub".to_owned()));
     }
     for job in &view.open_rows {
-        let state = view.jobs.get(job).and_then(|job| job.row.as_ref()).map_or("", |row| row.status.as_str());
+        let state = view.jobs.get(job).and_then(|job| job.row.as_ref()).map_or("", |row| &*row.status);
         found.push(("I3 served", Some(*job), None, format!("its record is still {state}")));
     }
     for machine in &view.live {

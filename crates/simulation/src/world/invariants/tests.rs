@@ -125,7 +125,7 @@ impl History {
         row.insert("version".to_owned(), Value::N(version));
         for (name, value) in attributes {
             match (*value, value.parse()) {
-                ("", _) => row.remove(*name),
+                ("", _) => row.remove(name),
                 (_, Ok(number)) => row.insert((*name).to_owned(), Value::N(number)),
                 (text, _) => row.insert((*name).to_owned(), Value::from(text)),
             };

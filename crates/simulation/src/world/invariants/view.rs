@@ -1,14 +1,15 @@
 //! What the invariants know of the world.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use db::table::{Item, Value};
 use domain::clock::Timestamp;
 use domain::ids::{JobId, LaunchId, RunId, RunnerKey};
 
-fn text(row: &Item, name: &str) -> Option<String> {
+fn text(row: &Item, name: &str) -> Option<Arc<str>> {
     match row.get(name) {
-        Some(Value::S(text)) => Some(text.clone()),
+        Some(Value::S(text)) => Some(Arc::clone(text)),
         _ => None,
     }
 }
@@ -24,23 +25,23 @@ fn whole(row: &Item, name: &str) -> i64 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct JobRow {
     pub(super) id: JobId,
-    pub(super) status: String,
+    pub(super) status: Arc<str>,
     pub(super) machine: Option<RunnerKey>,
     pub(super) version: i64,
     pub(super) retries: i64,
     pub(super) generation: i64,
     pub(super) displaced: i64,
     pub(super) on_demand: bool,
-    pub(super) queued_at: Option<String>,
+    pub(super) queued_at: Option<Arc<str>>,
     pub(super) prepared: bool,
     pub(super) redrive: bool,
-    pub(super) launch: Option<String>,
-    pub(super) lease: Option<String>,
+    pub(super) launch: Option<Arc<str>>,
+    pub(super) lease: Option<Arc<str>>,
     /// Epoch milliseconds.
     pub(super) lease_until: i64,
-    pub(super) completed_at: Option<String>,
+    pub(super) completed_at: Option<Arc<str>>,
     /// When what ended the record began: its end, or the claim whose lease died as the last of them.
-    decided_at: Option<String>,
+    decided_at: Option<Arc<str>>,
     pub(super) rerun_pending: bool,
 }
 
@@ -51,7 +52,7 @@ impl JobRow {
         Some(Self {
             id: JobId::new(u64::try_from(whole(row, "job_id")).ok()?)?,
             status: text(row, "status").unwrap_or_default(),
-            machine: text(row, "instance_id").map(RunnerKey::new),
+            machine: text(row, "instance_id").map(|key| RunnerKey::from(&*key)),
             version: whole(row, "version"),
             retries: whole(row, "retry_count"),
             generation: whole(row, "dispatch_seq"),
@@ -74,11 +75,11 @@ impl JobRow {
 
     /// A condemned record names the machine it has lost; it is no longer on it.
     fn occupies(&self) -> bool {
-        matches!(self.status.as_str(), "launched" | "running")
+        matches!(&*self.status, "launched" | "running")
     }
 
     pub(super) fn is_open(&self) -> bool {
-        OPEN.contains(&self.status.as_str())
+        OPEN.contains(&&*self.status)
     }
 }
 
@@ -86,14 +87,14 @@ impl JobRow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RunnerRow {
     pub(super) key: RunnerKey,
-    pub(super) state: String,
+    pub(super) state: Arc<str>,
     pub(super) version: i64,
 }
 
 impl RunnerRow {
     pub(super) fn read(row: &Item) -> Option<Self> {
         Some(Self {
-            key: RunnerKey::new(text(row, "runner_key")?),
+            key: RunnerKey::from(&*text(row, "runner_key")?),
             state: text(row, "state").unwrap_or_default(),
             version: whole(row, "version"),
         })
@@ -122,7 +123,7 @@ pub(super) struct JobView {
 /// A machine.
 #[derive(Debug, Clone)]
 pub(super) struct MachineView {
-    pub(super) launch: Option<String>,
+    pub(super) launch: Option<Arc<str>>,
     /// A spare of a pool, as long as no job was given it.
     pub(super) spare: bool,
     /// It was stopped, and has not booted since.
@@ -161,7 +162,7 @@ pub(super) struct View {
     pub(super) jobs: BTreeMap<JobId, JobView>,
     pub(super) machines: BTreeMap<RunnerKey, MachineView>,
     pub(super) runs: BTreeMap<RunId, RunView>,
-    launches: BTreeMap<String, LaunchView>,
+    launches: BTreeMap<Arc<str>, LaunchView>,
     open_at_github: BTreeSet<JobId>,
     pub(super) open_rows: BTreeSet<JobId>,
     rerun_pending: BTreeSet<JobId>,
@@ -189,7 +190,7 @@ impl View {
     pub(super) fn is_given_up(&self, job: JobId) -> bool {
         self.jobs.get(&job).and_then(|job| job.row.as_ref()).is_some_and(|row| {
             let decided = row.decided_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
-            row.status == "error" && self.healthy.is_none_or(|healthy| decided.is_none_or(|at| at <= healthy))
+            &*row.status == "error" && self.healthy.is_none_or(|healthy| decided.is_none_or(|at| at <= healthy))
         })
     }
 
@@ -261,7 +262,7 @@ impl View {
         spare: bool,
     ) -> Option<(u32, u32)> {
         self.live.insert(machine.clone());
-        let launch = launch.map(|launch| launch.as_str().to_owned());
+        let launch: Option<Arc<str>> = launch.map(|launch| launch.as_str().into());
         let view = MachineView {
             launch: launch.clone(),
             spare,
@@ -340,6 +341,11 @@ impl View {
         Some(now)
     }
 
+    /// A job's row as it is.
+    pub(super) fn row(&self, id: JobId) -> Option<JobRow> {
+        self.jobs.get(&id)?.row.clone()
+    }
+
     /// Takes in a job's row; when it was bound anew, how often that makes.
     pub(super) fn job_wrote(&mut self, id: JobId, after: Option<JobRow>, now: Timestamp) -> Option<u32> {
         let view = self.jobs.entry(id).or_default();
@@ -358,7 +364,7 @@ impl View {
             self.rerun_pending.remove(&id);
         }
         if let Some(row) = new
-            && row.status == "claiming"
+            && &*row.status == "claiming"
             && old.is_none_or(|old| old.lease != row.lease)
         {
             view.claimed = Some(now);

@@ -96,7 +96,7 @@ impl Store {
         while pending.front().is_some_and(|(at, ..)| now.duration_since(*at) >= lag) {
             let Some((_, table, key, row)) = pending.pop_front() else { break };
             match row {
-                Some(row) => self.indexes.restore(table, row)?,
+                Some(row) => self.indexes.restore(table, &row)?,
                 None => self.indexes.forget(table, &key)?,
             }
         }
@@ -151,10 +151,10 @@ fn twisted(mutation: Option<Mutation>, mut write: Write) -> Write {
         free |= mutation == Mutation::BindUnconditionally && becomes("launched");
         match mutation {
             Mutation::ForgetRetries if becomes("claiming") => {
-                update.set.insert("retry_count".to_owned(), Value::N(0));
+                update.set.insert("retry_count", Value::N(0));
             }
             Mutation::ForgetAcceptance if becomes("claiming") => {
-                update.set.insert("queued_at".to_owned(), Value::from("2031-01-01T00:00:00Z"));
+                update.set.insert("queued_at", Value::from("2031-01-01T00:00:00Z"));
             }
             Mutation::KeepMachineOnRequeue if becomes("requeued") => {
                 update.remove.retain(|name| name != "instance_id");
@@ -187,7 +187,11 @@ impl ProcessTable {
 
     async fn write(&self, write: Write) -> Result<Outcome<Option<Item>>, Error> {
         let rows = &self.store.rows;
-        let outcome = match twisted(self.mutation, write.clone()) {
+        let believed = match &write {
+            Write::Update { table, key, .. } if self.is(Mutation::TakeLostForApplied) => Some((*table, key.clone())),
+            _ => None,
+        };
+        let outcome = match twisted(self.mutation, write) {
             Write::Put { table, item, .. } if self.is(Mutation::AcceptNothing) && table.name == JOBS.name => {
                 Outcome::Applied(Some(item))
             }
@@ -195,10 +199,8 @@ impl ProcessTable {
             Write::Update { table, key, update, cond } => rows.update(table, &key, update, cond).await?.map(Some),
             Write::Delete { table, key, cond } => rows.delete(table, &key, cond).await?.map(|()| None),
         };
-        match (outcome, write) {
-            (Outcome::Lost, Write::Update { table, key, .. }) if self.is(Mutation::TakeLostForApplied) => {
-                Ok(Outcome::Applied(rows.get(table, &key).await?))
-            }
+        match (outcome, believed) {
+            (Outcome::Lost, Some((table, key))) => Ok(Outcome::Applied(rows.get(table, &key).await?)),
             (outcome, _) => Ok(outcome),
         }
     }

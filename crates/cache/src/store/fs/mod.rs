@@ -225,15 +225,16 @@ impl Shared {
             self.walk(&mut name, &mut objects)?;
             return Ok(objects);
         }
-        for (file_name, file) in self.names.beginning(&self.root.join(dir), begin)? {
+        self.names.beginning(&self.root.join(dir), begin, |file_name, file| {
             match file {
                 Some(PlainFile { size, modified }) => {
-                    let key = Key::listed(format!("{name}{file_name}"));
+                    let key = Key::listed([name.as_str(), file_name].concat());
                     objects.push(Listed { key, size, modified });
                 }
-                None => self.below(&mut name, &file_name, &mut objects)?,
+                None => self.below(&mut name, file_name, &mut objects)?,
             }
-        }
+            Ok(())
+        })?;
         Ok(objects)
     }
 

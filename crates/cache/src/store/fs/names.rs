@@ -55,13 +55,21 @@ impl Default for Names {
 }
 
 impl Names {
-    /// The names in a directory that begin so, with the plain files they stand for. None where there is no directory.
-    /// Blocking.
-    pub(super) fn beginning(&self, dir: &Path, begin: &str) -> io::Result<Vec<(String, Option<PlainFile>)>> {
-        let Some(known) = self.known(dir)? else { return Ok(Vec::new()) };
+    /// Tells every name in a directory that begins so, with the plain file it stands for. None where there is no
+    /// directory. Blocking.
+    pub(super) fn beginning(
+        &self,
+        dir: &Path,
+        begin: &str,
+        mut tell: impl FnMut(&str, Option<PlainFile>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(known) = self.known(dir)? else { return Ok(()) };
         let first = known.names.partition_point(|name| name.name.as_str() < begin);
         let matching = known.names[first..].iter().take_while(|name| name.name.starts_with(begin));
-        matching.map(|name| Ok((name.name.clone(), name.plain_file(dir)?))).collect()
+        for name in matching {
+            tell(&name.name, name.plain_file(dir)?)?;
+        }
+        Ok(())
     }
 
     fn known(&self, dir: &Path) -> io::Result<Option<Arc<Known>>> {
@@ -107,7 +115,16 @@ mod tests {
     fn names_are_those_of_now() {
         let dir = tempfile::tempdir().expect("a directory");
         let names = Names::default();
-        let beginning = |begin| names.beginning(dir.path(), begin).expect("read");
+        let of = |dir: &Path, begin: &str| {
+            let mut told = Vec::new();
+            let told_all = names.beginning(dir, begin, |name, file| {
+                told.push((name.to_owned(), file));
+                Ok(())
+            });
+            told_all.expect("read");
+            told
+        };
+        let beginning = |begin: &str| of(dir.path(), begin);
         for n in 0..LARGE {
             File::create(dir.path().join(format!("a{n:03}"))).expect("created");
         }
@@ -128,6 +145,6 @@ mod tests {
         fs::remove_file(dir.path().join("a001")).expect("removed");
         assert_eq!(beginning("a00").len(), 10);
         assert_eq!(beginning("b"), []);
-        assert_eq!(names.beginning(&dir.path().join("none"), "a").expect("read"), []);
+        assert_eq!(of(&dir.path().join("none"), "a"), []);
     }
 }

@@ -224,6 +224,7 @@ impl Dispatch {
             found = self.wanted_and_adopted(attempt, &claimed) => found?,
         };
         let Some(mut adopted) = adopted else { return Ok(Worked::Over) };
+        attempt.steps.done("adopt");
         if adopted.is_none()
             && let Some(worked) = self.serve_from_pool(attempt).await?
         {
@@ -232,9 +233,12 @@ impl Dispatch {
         for _ in 0..MACHINES {
             let machine = match adopted.take() {
                 Some(machine) => machine,
-                None => self.launch(attempt).await?,
+                None => {
+                    let machine = self.launch(attempt).await?;
+                    attempt.steps.done("launch");
+                    machine
+                }
             };
-            attempt.steps.done("launch");
             attempt.approach = None;
             attempt.machine = Some(machine.clone());
             match self.bind_machine(attempt, &machine).await {

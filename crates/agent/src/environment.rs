@@ -75,6 +75,8 @@ pub struct Environment {
     pub passthrough: Vec<String>,
     /// `/proc`, or a stand-in.
     pub proc_root: PathBuf,
+    /// How long a machine that is a process plays that it boots.
+    pub boot: Duration,
     /// Limits of a run.
     pub limits: Limits,
     /// Waiting for the hand-over.
@@ -208,6 +210,10 @@ impl Environment {
             cache_url: reader.text("RUNS_FLEET_CACHE_URL"),
             cache_listen: reader.cache_listen(),
             passthrough: reader.list("RUNS_FLEET_JOB_ENV_PASSTHROUGH"),
+            boot: match backend {
+                Backend::Local => reader.millis("RUNS_FLEET_LOCAL_BOOT_MS", 0),
+                Backend::Ec2 | Backend::Pod => Duration::ZERO,
+            },
             proc_root: reader.path("RUNS_FLEET_PROC_ROOT").unwrap_or_else(|| PathBuf::from("/proc")),
             limits: Limits {
                 grace: reader.seconds("RUNS_FLEET_GRACEFUL_SHUTDOWN_SECONDS", 0..=3_600, 90),

@@ -184,6 +184,8 @@ async fn run(prefix: Vec<OsString>, log: &Log) -> Result<u8, Failed> {
         // A local machine must survive whoever started it and that one's terminal. Fails when we lead already.
         let _ = rustix::process::setsid();
     }
+    let boot = environment.boot;
+    tokio::time::sleep(boot).await;
     hide_keys(&environment, log);
     let clock = Arc::new(SystemClock);
     let BackEnds { store, channel, machine, bucket, metadata } = back_ends::build(&environment, clock.clone(), log)?;
@@ -198,7 +200,8 @@ async fn run(prefix: Vec<OsString>, log: &Log) -> Result<u8, Failed> {
         rng: Arc::new(SystemRng),
         log: log.clone(),
         prefix,
-        started,
+        // What the agent is measured by begins when its machine is up.
+        started: started + boot,
     };
     Ok(shell::run(parts).await?)
 }

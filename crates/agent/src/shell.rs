@@ -36,7 +36,7 @@ use crate::logs::Bucket;
 use crate::machine::Machine;
 use crate::pod;
 use crate::report::{Channel, Letter, Sender};
-use crate::runner::{self, Ready};
+use crate::runner::{self, Ready, Supply};
 use crate::standby::Outcome;
 use crate::state::{self, Phase, Recovery, State, StateFile};
 use crate::tools;
@@ -98,6 +98,8 @@ struct Shell {
     document: Option<Box<Document>>,
     /// How the runner's programs are started, or why they are not.
     launcher: Result<Launcher, String>,
+    /// The runner, where it has to be fetched.
+    supply: Supply,
     /// Cancelled once the job's account is kept from the metadata, as far as that is possible.
     guarded: CancellationToken,
     /// Cancelled when a hand-over is claimed: what was only done to pass the time stops.
@@ -184,6 +186,7 @@ impl Shell {
         Ok(Self {
             core: Agent::new(environment.key.clone(), environment.limits).booted(uptime),
             launcher: launcher(environment, &parts.prefix, &parts.log),
+            supply: Supply::default(),
             guarded: CancellationToken::new(),
             claimed: CancellationToken::new(),
             watches: JoinSet::new(),
@@ -407,7 +410,7 @@ impl Shell {
     fn prepare(&mut self) {
         let Some(document) = self.document.clone() else { return };
         let (environment, cancel, log) = (self.parts.environment.clone(), self.cancel.clone(), self.parts.log.clone());
-        let (launcher, guarded) = (self.launcher.clone(), self.guarded.clone());
+        let (launcher, supply, guarded) = (self.launcher.clone(), self.supply.clone(), self.guarded.clone());
         let (prefix, now, rng) = (self.parts.prefix.clone(), self.parts.clock.now(), Arc::clone(&self.parts.rng));
         self.tasks.spawn(async move {
             let launcher = match launcher {
@@ -417,7 +420,7 @@ impl Shell {
             let root = environment.tool_cache.clone();
             let tools = tokio::task::spawn_blocking(move || tools::snapshot(&root));
             let (ready, tools, _, (), interception) = tokio::join!(
-                runner::prepare(&environment, &document, &launcher, cancel, &log),
+                runner::prepare(&environment, &document, &launcher, supply, cancel, &log),
                 tools,
                 tokio::time::timeout(GUARD_WITHIN, guarded.cancelled()),
                 docker(environment.docker_wait, &log),

@@ -23,18 +23,22 @@ pub struct Memory {
     tables: Mutex<BTreeMap<&'static str, Rows>>,
 }
 
+/// What an index has of one hash: range and key.
+type Entries = BTreeSet<(Option<Key>, Key)>;
+
 struct Rows {
     table: &'static Schema,
     rows: BTreeMap<Key, Item>,
     /// Rows that will expire, by when.
     expiring: BTreeSet<(i64, Key)>,
-    /// Place of the index in the schema, hash, range, key.
-    index: BTreeSet<(usize, Key, Option<Key>, Key)>,
+    /// The indexes in the order of the schema: by hash.
+    indexes: Vec<BTreeMap<Key, Entries>>,
 }
 
 impl Rows {
-    const fn of(table: &'static Schema) -> Self {
-        Self { table, rows: BTreeMap::new(), expiring: BTreeSet::new(), index: BTreeSet::new() }
+    fn of(table: &'static Schema) -> Self {
+        let indexes = table.indexes.iter().map(|_| BTreeMap::new()).collect();
+        Self { table, rows: BTreeMap::new(), expiring: BTreeSet::new(), indexes }
     }
 
     fn expiry(&self, row: &Item) -> Option<i64> {
@@ -50,17 +54,22 @@ impl Rows {
             Some(row) => self.rows.insert(key.clone(), row.clone()),
             None => self.rows.remove(&key),
         };
-        for (place, index) in self.table.indexes.iter().enumerate() {
+        for (index, entries) in self.table.indexes.iter().zip(&mut self.indexes) {
             let read = |row: Option<&Item>| cond::entry(index, row?);
             let (old, new) = (read(before.as_ref()), read(after));
             if old == new {
                 continue;
             }
-            if let Some((hash, range)) = old {
-                self.index.remove(&(place, hash, range, key.clone()));
+            if let Some((hash, range)) = old
+                && let Some(of_hash) = entries.get_mut(&hash)
+            {
+                of_hash.remove(&(range, key.clone()));
+                if of_hash.is_empty() {
+                    entries.remove(&hash);
+                }
             }
             if let Some((hash, range)) = new {
-                self.index.insert((place, hash, range, key.clone()));
+                entries.entry(hash).or_default().insert((range, key.clone()));
             }
         }
         let expiry = |row: Option<&Item>| row.and_then(|row| self.expiry(row));
@@ -197,16 +206,16 @@ impl Table for Memory {
         let bound = |value: Option<Value>| value.map(|value| Key::of(table, &value)).transpose();
         let (from, until) = (bound(query.from)?, bound(query.until)?);
         Ok(self.with(|tables| {
-            let Some(Rows { rows, index, .. }) = tables.get(table.name) else {
+            let Some(Rows { rows, indexes, .. }) = tables.get(table.name) else {
                 return Vec::new();
             };
-            let start = (place, hash.clone(), from, Key::N(i64::MIN));
-            let entries = index
-                .range((Bound::Included(start), Bound::Unbounded))
-                .take_while(|(at, of, range, _)| {
-                    *at == place && *of == hash && until.as_ref().is_none_or(|until| range.as_ref() < Some(until))
-                })
-                .filter_map(|(.., key)| rows.get(key))
+            let Some(of_hash) = indexes.get(place).and_then(|entries| entries.get(&hash)) else {
+                return Vec::new();
+            };
+            let entries = of_hash
+                .range((Bound::Included((from, Key::N(i64::MIN))), Bound::Unbounded))
+                .take_while(|(range, _)| until.as_ref().is_none_or(|until| range.as_ref() < Some(until)))
+                .filter_map(|(_, key)| rows.get(key))
                 .filter(|row| !cond::expired(table, row, now));
             let limit = query.limit.unwrap_or(usize::MAX);
             if query.descending {

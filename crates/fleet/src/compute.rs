@@ -1,12 +1,12 @@
 //! The `Compute` port on EC2: everything about machines that exist. Launching is in `launch`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::clock::{Clock, Rng, Timestamp};
-use domain::ids::{LaunchId, RunnerKey};
+use domain::ids::RunnerKey;
 use domain::launch::Arch;
 use provider::compute::{Compute, Error, Filter, Machine, MachineState, Order, SpotRequest, Which};
 use provider::tags;
@@ -19,6 +19,7 @@ use crate::calls::Caller;
 use crate::ec2::{Ec2, Instance, Selection};
 use crate::error::{Class, Failure};
 use crate::facts::Known;
+use crate::fresh::{self, Fresh};
 use crate::machine::{self, Criterion};
 use crate::pace::{Bucket, Pace, Priority};
 use crate::request;
@@ -27,10 +28,6 @@ use crate::settings::Settings;
 
 /// How long EC2 may not know a machine it has just launched.
 const INVISIBLE: Duration = Duration::from_secs(60);
-/// How long a launched machine is known to need no start.
-const FRESH: Duration = Duration::from_secs(600);
-/// Machines remembered for that.
-const FRESH_LIMIT: usize = 10_000;
 /// How long a batch may wait for its turn before it is closed all the same.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How many things one call names at most.
@@ -50,15 +47,7 @@ pub struct Ec2Compute {
     /// Launches are refused until then: we have no permission, or no credentials.
     pub(crate) paused: Mutex<Pause>,
     /// Machines launched by this process a moment ago.
-    fresh: Mutex<BTreeMap<RunnerKey, Fresh>>,
-}
-
-/// A machine that this process launched.
-struct Fresh {
-    machine: Machine,
-    /// By which launch; a spare does not say.
-    launch: LaunchId,
-    at: Instant,
+    fresh: Mutex<Fresh>,
 }
 
 /// The pause after refused credentials.
@@ -99,30 +88,13 @@ impl Ec2Compute {
         self.retag.run(&self.caller).await;
     }
 
-    pub(crate) fn remember(&self, launch: &LaunchId, machines: impl IntoIterator<Item = Machine>) {
-        let at = Instant::now();
-        let mut fresh = self.fresh();
-        fresh.retain(|_, fresh| at.duration_since(fresh.at) < FRESH);
-        for machine in machines {
-            if fresh.len() < FRESH_LIMIT {
-                fresh.insert(machine.key.clone(), Fresh { machine, launch: launch.clone(), at });
-            }
-        }
-    }
-
-    fn fresh(&self) -> std::sync::MutexGuard<'_, BTreeMap<RunnerKey, Fresh>> {
+    pub(crate) fn fresh(&self) -> MutexGuard<'_, Fresh> {
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A machine launched within so long, if we have not touched it since.
     fn launched_within(&self, key: &RunnerKey, window: Duration) -> Option<Machine> {
-        self.fresh().get(key).filter(|fresh| fresh.at.elapsed() < window).map(|fresh| fresh.machine.clone())
-    }
-
-    /// What this process launched under a name a moment ago, by key.
-    pub(crate) fn launched_before(&self, launch: &LaunchId) -> Vec<Machine> {
-        let fresh = self.fresh();
-        fresh.values().filter(|fresh| fresh.launch == *launch).map(|fresh| fresh.machine.clone()).collect()
+        self.fresh().within(key, window)
     }
 
     async fn look(&self, key: &RunnerKey, priority: Priority) -> Result<Option<Machine>, Failure> {
@@ -266,7 +238,7 @@ impl Compute for Ec2Compute {
     /// A launched instance boots by itself; only a stopped one has to be started. A spare may have been stopped by
     /// another process.
     async fn start(&self, key: &RunnerKey) -> Result<(), Error> {
-        if self.launched_within(key, FRESH).is_some_and(|machine| machine.launch_id.is_some()) {
+        if self.launched_within(key, fresh::KEPT).is_some_and(|machine| machine.launch_id.is_some()) {
             return Ok(());
         }
         self.start_instance(key).await.map_err(|failure| Error::from(&failure))
@@ -278,7 +250,7 @@ impl Compute for Ec2Compute {
 
     async fn terminate(&self, key: &RunnerKey) -> Result<(), Error> {
         // What we launched ourselves has a one-time request at most.
-        if self.launched_within(key, FRESH).is_none() {
+        if self.launched_within(key, fresh::KEPT).is_none() {
             match self.look(key, Priority::Background).await {
                 Ok(None) => return Ok(()),
                 Ok(Some(machine)) if machine.state.is_gone() => return Ok(()),
@@ -327,15 +299,10 @@ impl Compute for Ec2Compute {
         if filter.which == Which::Unmarked {
             found.retain(|machine| !machine.tags.contains_key(tags::MANAGED));
         }
-        let invisible = |fresh: &&Fresh| {
-            fresh.at.elapsed() < INVISIBLE
-                && filter.admits(&fresh.machine)
-                && found.iter().all(|other| other.key != fresh.machine.key)
-        };
-        let missing: Vec<Machine> =
-            self.fresh().values().filter(invisible).map(|fresh| fresh.machine.clone()).collect();
-        found.extend(missing);
+        // EC2's own word first, so that it is what stays.
+        found.extend(self.fresh().since(INVISIBLE).filter(|machine| filter.admits(machine)).cloned());
         found.sort_by(|a, b| a.key.cmp(&b.key));
+        found.dedup_by(|later, earlier| later.key == earlier.key);
         Ok(found)
     }
 

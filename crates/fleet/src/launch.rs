@@ -62,7 +62,7 @@ impl Ec2Compute {
         if order.members.is_empty() {
             return Vec::new();
         }
-        let before = self.launched_before(&order.launch_id);
+        let before = self.fresh().of(&order.launch_id);
         let (machines, reason) = match before.is_empty() {
             // Asked for again, it might bring more: requests that were refused then could be granted now.
             false => (before, Failure::ours(Class::Transient, "this launch was answered before")),
@@ -371,7 +371,7 @@ impl Ec2Compute {
                 "instance launched"
             );
         }
-        self.remember(&order.launch_id, machines.iter().cloned());
+        self.fresh().remember(&order.launch_id, machines.iter().cloned());
         machines
     }
 }

@@ -26,6 +26,7 @@ pub mod compute;
 pub mod ec2;
 pub mod error;
 mod facts;
+mod fresh;
 mod launch;
 mod machine;
 pub mod pace;

@@ -12,6 +12,10 @@ use crate::concurrency;
 #[cfg(test)]
 mod tests;
 
+/// Jobs that come closer together than this are one wave, a matrix or the stage of a pipeline. A spare waits from one
+/// wave to the next; gaps within waves, which are most of all gaps, would make that look shorter than it is.
+const WAVE: Duration = Duration::from_secs(60);
+
 /// Whether a pool's history should be read at once, not by the next hourly run: the pool is new or came back after a
 /// quiet night, or there was too little to go by and a job came since.
 pub fn is_due(pool: &Pool, caps: &HotPoolCaps) -> bool {
@@ -51,11 +55,13 @@ pub fn recommend(jobs: &[Job], caps: &HotPoolCaps, now: Timestamp) -> Tuning {
     let gaps = created.windows(2).map(|pair| since(pair[1], pair[0]));
     let (mut within, between): (Vec<_>, Vec<_>) = gaps.partition(|gap| *gap <= pause);
     let bursts = count(between.len() + 1);
-    let Some(last) = within.len().checked_sub(1) else {
+    if within.is_empty() {
         return Tuning { bursts, ..cold("no-burst-pattern") };
-    };
+    }
+    within.retain(|gap| *gap >= WAVE);
     within.sort_unstable();
-    let p90_gap_seconds = u32::try_from(within[last * 9 / 10].as_secs()).unwrap_or(u32::MAX);
+    let p90_gap = within.get(within.len().saturating_sub(1) * 9 / 10).copied().unwrap_or_default();
+    let p90_gap_seconds = u32::try_from(p90_gap.as_secs()).unwrap_or(u32::MAX);
     let peak = concurrency::peak(jobs.iter().filter_map(|job| Some((job.created_at, job.completed_at?))));
     Tuning {
         linger_minutes: p90_gap_seconds.div_ceil(60).clamp(1, caps.max_linger_minutes.max(1)),

@@ -185,6 +185,9 @@ pub(crate) struct Local {
     /// Keep two warm pools of so many spares, running and stopped, and send two of three jobs to them.
     #[arg(long, value_name = "SPARES", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) pool: Option<u32>,
+    /// How long a new machine plays that it boots, as an instance does; a stopped one has booted before.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=60))]
+    pub(crate) boot: u64,
     /// End when the jobs are done.
     #[arg(long, requires = "jobs")]
     pub(crate) exit_when_done: bool,

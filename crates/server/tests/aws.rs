@@ -86,25 +86,38 @@ async fn eventually<F: AsyncFnMut() -> Option<String>>(limit: Duration, mut comp
     }
 }
 
+/// Waits until nothing is left of something. How long a slow emulator needs for all of it says nothing, so what is
+/// refused is that it does not get less.
+async fn empties<T: std::fmt::Debug>(what: &str, mut left: impl AsyncFnMut() -> Vec<T>) {
+    // An agent nobody hands a job to gives up after ten minutes.
+    const STANDSTILL: Duration = Duration::from_secs(660);
+    let started = tokio::time::Instant::now();
+    let (mut fewest, mut since) = (usize::MAX, started);
+    loop {
+        let left = left().await;
+        if left.is_empty() {
+            println!("no {what} left after {:?}", started.elapsed());
+            return;
+        }
+        if left.len() < fewest {
+            (fewest, since) = (left.len(), tokio::time::Instant::now());
+        }
+        assert!(since.elapsed() < STANDSTILL, "{what} left: {left:?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
 /// Nothing of a finished load is left anywhere in the account.
 async fn nothing_is_left(account: &Account) {
     let ec2 = account.instances();
-    eventually(Duration::from_secs(120), async || {
-        let left: Vec<_> = up(&ec2).await.into_iter().map(|i| i.id).collect();
-        (!left.is_empty()).then(|| format!("instances left: {left:?}"))
-    })
-    .await;
+    empties("instances", async || up(&ec2).await.into_iter().map(|i| i.id).collect()).await;
     let store = provider::ssm::SsmHandOver::new(&account.emulator.sdk(), emulator::silent(), PREFIX, None);
-    eventually(Duration::from_secs(60), async || {
-        let left = store.list().await.expect("an answer");
-        (!left.is_empty()).then(|| format!("hand-overs left: {left:?}"))
-    })
-    .await;
+    empties("hand-overs", async || store.list().await.expect("an answer")).await;
     for queue in account.queues() {
-        eventually(Duration::from_secs(150), async || {
+        empties(queue.name(), async || {
             let depth = queue.depth().await.expect("an answer");
             let left = depth.visible.unwrap_or(0) + depth.in_flight.unwrap_or(0);
-            (left > 0).then(|| format!("{left} messages left in {}", queue.name()))
+            (0..left).collect()
         })
         .await;
     }

@@ -11,10 +11,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::handover::HandOver;
 use serde_json::Value;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -64,24 +66,71 @@ pub fn choose(environment: &Environment) -> PathBuf {
     baked.unwrap_or(&environment.runner_dir).clone()
 }
 
+/// How the runner came into its directory, where nobody had put one: it is fetched by one task at a time, ahead of the
+/// job where there is time. Holds how the last fetch ended, with the version if that had to be looked up.
+#[derive(Clone, Default)]
+pub struct Supply(Arc<Mutex<Option<Fetched>>>);
+
+type Fetched = Result<Option<String>, Error>;
+
+impl Supply {
+    /// Fetches the runner before anybody needs it. A job that comes meanwhile waits for it, and for nothing longer than a
+    /// fetch of its own; one that comes after a failure tries again.
+    pub async fn ahead(self, environment: Environment, launcher: Launcher, cancel: CancellationToken, log: Log) {
+        let mut fetched = self.0.lock().await;
+        if !is_runner(&environment.runner_dir) {
+            *fetched = Some(fetch(&environment, &launcher, cancel, &log).await);
+        }
+    }
+
+    /// Fetches it if `missing` says so. Whether this agent has unpacked it, and the version that was looked up.
+    async fn have(
+        &self,
+        missing: impl Fn() -> bool,
+        fetch: impl Future<Output = Fetched>,
+    ) -> Result<(bool, Option<String>), Error> {
+        let mut fetched = match self.0.try_lock() {
+            Ok(fetched) => fetched,
+            Err(_) => {
+                let mut fetched = self.0.lock().await;
+                if let Some(Err(error)) = fetched.take_if(|ended| ended.is_err()) {
+                    return Err(error);
+                }
+                fetched
+            }
+        };
+        if missing() {
+            *fetched = Some(Ok(fetch.await?));
+        }
+        Ok(match &*fetched {
+            Some(Ok(version)) => (true, version.clone()),
+            _ => (false, None),
+        })
+    }
+}
+
+async fn fetch(environment: &Environment, launcher: &Launcher, cancel: CancellationToken, log: &Log) -> Fetched {
+    let dir = &environment.runner_dir;
+    let version = fetch::into(dir, environment, cancel, log).await?;
+    own(launcher, dir).await.map_err(|error| Error::Download(error.to_string()))?;
+    Ok(version)
+}
+
 /// Makes the runner in `environment.runner_dir` ready for `document`. Stops between steps once `cancel` is.
 pub async fn prepare(
     environment: &Environment,
     document: &HandOver,
     launcher: &Launcher,
+    supply: Supply,
     cancel: CancellationToken,
     log: &Log,
 ) -> Result<Ready, Error> {
     let begun = Instant::now();
     let dir = &environment.runner_dir;
     let with_token = document.jit_config.is_empty();
-    let unpacked = !is_runner(dir) || (with_token && !can_register(dir) && environment.runner_url.is_some());
-    let mut version = environment.runner_version.clone();
-    if unpacked {
-        let fetched = fetch::into(dir, environment, cancel, log).await?;
-        version = version.or(fetched);
-        own(launcher, dir).await.map_err(|error| Error::Download(error.to_string()))?;
-    }
+    let missing = || !is_runner(dir) || (with_token && !can_register(dir) && environment.runner_url.is_some());
+    let (unpacked, looked_up) = supply.have(missing, fetch(environment, launcher, cancel, log)).await?;
+    let version = environment.runner_version.clone().or(looked_up);
     log.info("runner_found", &[("dir", Value::from(dir.to_string_lossy())), ("unpacked", unpacked.into())]);
     let found = Instant::now();
     forget(dir, log);

@@ -29,7 +29,7 @@ const DOCKER_LOOK: Duration = Duration::from_millis(50);
 
 impl Shell {
     /// What is done while there is nothing else to do: shutting the job's account out of the metadata, listening for
-    /// reclaims, looking at space, loading the runner.
+    /// reclaims, looking at space, loading or fetching the runner.
     pub(super) fn get_ready(&mut self) {
         let environment = &self.parts.environment;
         let (log, clock) = (self.parts.log.clone(), Arc::clone(&self.parts.clock));
@@ -52,11 +52,13 @@ impl Shell {
                 guarded.cancel();
             })),
         }
-        if let Ok(launcher) = &self.launcher
-            && environment.backend == Backend::Ec2
-        {
-            let (dir, claimed) = (environment.runner_dir.clone(), self.claimed.clone());
-            self.watches.spawn(runner::warm::up(dir, launcher.clone(), claimed));
+        if let Ok(launcher) = &self.launcher {
+            if environment.backend == Backend::Ec2 {
+                let (dir, claimed) = (environment.runner_dir.clone(), self.claimed.clone());
+                self.watches.spawn(runner::warm::up(dir, launcher.clone(), claimed));
+            }
+            let (supply, cancel, log) = (self.supply.clone(), self.cancel.clone(), self.parts.log.clone());
+            self.watches.spawn(supply.ahead(environment.clone(), launcher.clone(), cancel, log));
         }
     }
 

@@ -13,6 +13,7 @@ use domain::job::{Job, JobState, Lease, Milestone, RerunState, Sighting, Timelin
 use domain::launch::LaunchSpec;
 use domain::message::JobMessage;
 
+use super::messages::Messages;
 use crate::attrs::{self, Difference, Reader};
 use crate::table::{Item, Update, Value};
 
@@ -217,9 +218,11 @@ fn trace_id(traceparent: &str) -> Option<&str> {
 }
 
 /// The record, or why this release cannot read it.
-pub(super) fn decode(item: &Item) -> Result<Job, String> {
+pub(super) fn decode(item: &Item, messages: &Messages) -> Result<Job, String> {
     let job = decode_bare(item)?;
-    Ok(Job { message: message(item, job.id, job.retry_count).map(Arc::new), ..job })
+    let message = messages.read(job.id, item.get("job_message"));
+    let message = message.or_else(|| from_columns(item, job.id, job.retry_count).map(Arc::new));
+    Ok(Job { message, ..job })
 }
 
 /// The record without its message.
@@ -306,7 +309,7 @@ fn decode_bare(item: &Item) -> Result<Job, String> {
 }
 
 /// The record after a step from `old`, as a read of its row shows it.
-pub(super) fn after(old: &Job, new: Job, version: u64) -> Result<Job, String> {
+pub(super) fn after(old: &Job, new: Job, version: u64, messages: &Messages) -> Result<Job, String> {
     // Where the words of the Go implementation for the same thing could be meant, they are read as such.
     let plain = new.lease.as_ref().map_or(!matches!(new.state, JobState::Claiming | JobState::Launched), |lease| {
         !lease.token.as_str().is_empty()
@@ -316,7 +319,7 @@ pub(super) fn after(old: &Job, new: Job, version: u64) -> Result<Job, String> {
     }
     let mut row = encode(&new);
     row.insert("version", Value::N(i64::try_from(version).unwrap_or(i64::MAX)));
-    decode(&row)
+    decode(&row, messages)
 }
 
 /// What writing a record and reading it again makes of it: instants are cut to what is stored, and empty words are
@@ -363,13 +366,8 @@ fn stored(job: Job, version: u64) -> Job {
     }
 }
 
-fn message(item: &Item, id: JobId, retry_count: u32) -> Option<JobMessage> {
-    if let Some(json) = attrs::text(item, "job_message") {
-        match JobMessage::decode(json) {
-            Ok(decoded) => return Some(decoded.message),
-            Err(error) => tracing::warn!(job_id = %id, %error, "stored message is unreadable; using the columns"),
-        }
-    }
+/// What the columns still say of a message that is missing or unreadable.
+fn from_columns(item: &Item, id: JobId, retry_count: u32) -> Option<JobMessage> {
     let repo: Repo = attrs::text(item, "repo")?.parse().ok()?;
     let instance_type = attrs::string(item, "requested_instance_type").or_else(|| attrs::string(item, "instance_type"));
     Some(JobMessage {

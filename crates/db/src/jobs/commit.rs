@@ -51,7 +51,7 @@ impl Jobs {
             let write = match change {
                 Change::Job { old: None, new } => {
                     let (item, cond) = self.creation(&new);
-                    after.jobs.push(codec::decode(&item).map_err(Error::Invalid)?);
+                    after.jobs.push(codec::decode(&item, &self.messages).map_err(Error::Invalid)?);
                     Write::Put { table: &JOBS, item, cond }
                 }
                 Change::Job { old: Some(old), new } => {
@@ -60,7 +60,7 @@ impl Jobs {
                         return Ok(Outcome::Lost);
                     };
                     let key = codec::key(new.id);
-                    after.jobs.push(codec::after(&old, new, version).map_err(Error::Invalid)?);
+                    after.jobs.push(codec::after(&old, new, version, &self.messages).map_err(Error::Invalid)?);
                     Write::Update { table: &JOBS, key, update, cond }
                 }
                 Change::Runner { old, new } => {

@@ -21,6 +21,8 @@ use crate::attrs;
 use crate::schema::{INSTANCE_ID, JOBS, STATUS_CREATED};
 use crate::table::{Cond, Error, Item, Outcome, Query, Table, Update, Value};
 
+use self::messages::Messages;
+
 pub use self::commit::{Change, Committed};
 pub use self::list::{JobFilter, Listing};
 pub use self::old::OldJob;
@@ -28,6 +30,7 @@ pub use self::old::OldJob;
 mod codec;
 mod commit;
 mod list;
+mod messages;
 mod old;
 #[cfg(test)]
 mod tests;
@@ -41,6 +44,7 @@ const ZONES: std::time::Duration = std::time::Duration::from_secs(14 * 3600);
 pub struct Jobs {
     table: Arc<dyn Table>,
     clock: Arc<dyn Clock>,
+    messages: Arc<Messages>,
 }
 
 /// From one record to the next.
@@ -55,7 +59,7 @@ struct Step {
 impl Jobs {
     /// A store on `table`. The clock hides rows past their expiry on back ends that remove them late.
     pub fn new(table: Arc<dyn Table>, clock: Arc<dyn Clock>) -> Self {
-        Self { table, clock }
+        Self { table, clock, messages: Arc::default() }
     }
 
     /// The record, strongly consistent.
@@ -64,7 +68,7 @@ impl Jobs {
     /// [`Error::Unreadable`] for a row with a status of another release: it is left alone.
     pub async fn get(&self, id: JobId) -> Result<Option<Job>, Error> {
         match self.raw(id).await? {
-            Some(item) => codec::decode(&item).map(Some).map_err(Error::Unreadable),
+            Some(item) => codec::decode(&item, &self.messages).map(Some).map_err(Error::Unreadable),
             None => Ok(None),
         }
     }
@@ -72,7 +76,7 @@ impl Jobs {
     /// Creates the record unless there is one.
     pub async fn create(&self, job: &Job) -> Result<Outcome<Job>, Error> {
         let (item, cond) = self.creation(job);
-        let created = codec::decode(&item).map_err(Error::Invalid)?;
+        let created = codec::decode(&item, &self.messages).map_err(Error::Invalid)?;
         Ok(self.table.put(&JOBS, item, cond).await?.map(|()| created))
     }
 
@@ -87,7 +91,9 @@ impl Jobs {
             return Ok(Outcome::Lost);
         };
         match self.table.update(&JOBS, &codec::key(new.id), update, cond).await? {
-            Outcome::Applied(_) => codec::after(old, new, version).map(Outcome::Applied).map_err(Error::Unreadable),
+            Outcome::Applied(_) => {
+                codec::after(old, new, version, &self.messages).map(Outcome::Applied).map_err(Error::Unreadable)
+            }
             Outcome::Lost => Ok(Outcome::Lost),
         }
     }
@@ -144,7 +150,7 @@ impl Jobs {
     }
 
     fn live(&self, items: &[Item]) -> Vec<Job> {
-        let readable = |item: &Item| match codec::decode(item) {
+        let readable = |item: &Item| match codec::decode(item, &self.messages) {
             Ok(job) => Some(job),
             Err(reason) => {
                 tracing::warn!(%reason, "a job record was skipped");
@@ -193,7 +199,7 @@ impl Jobs {
         let Some(mut item) = self.raw(old.id).await? else {
             return Ok(Outcome::Lost);
         };
-        if codec::decode(&item).as_ref() != Ok(old) {
+        if codec::decode(&item, &self.messages).as_ref() != Ok(old) {
             return Ok(Outcome::Lost);
         }
         let still = |name: &'static str| match item.get(name) {

@@ -7,9 +7,18 @@ use domain::job::{Job, JobState, Lease, Milestone, RerunState, Settled, Sighting
 use domain::testing::{accepted, at, launched};
 use proptest::prelude::*;
 
-use super::codec::{OWNED, after, decode, difference, encode};
+use super::codec::{self, OWNED, difference, encode};
+use super::messages::Messages;
 use crate::attrs;
 use crate::table::{Item, Value};
+
+fn decode(row: &Item) -> Result<Job, String> {
+    codec::decode(row, &Messages::default())
+}
+
+fn after(old: &Job, new: Job, version: u64) -> Result<Job, String> {
+    codec::after(old, new, version, &Messages::default())
+}
 
 /// A record in which every attribute is present.
 fn full() -> Job {
@@ -53,6 +62,18 @@ fn full() -> Job {
     message.installation_id = InstallationId::new(3);
     message.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
     job
+}
+
+#[test]
+fn a_message_is_read_once_and_a_changed_one_anew() {
+    let (messages, first) = (Messages::default(), full());
+    let read = |job: &Job| codec::decode(&encode(job), &messages).expect("a record").message.expect("a message");
+    let message = read(&first);
+    assert!(Arc::ptr_eq(&message, &read(&first)));
+    let mut second = first.clone();
+    Arc::make_mut(second.message.as_mut().expect("a message")).job_name = "another".into();
+    assert_eq!(Some(read(&second)), second.message);
+    assert_eq!(Some(read(&first)), first.message);
 }
 
 #[test]

@@ -95,7 +95,8 @@ pub(crate) fn agent_environment(dir: &Path, env: &BTreeMap<String, String>) -> B
         .filter(|(name, _)| {
             matches!(
                 name.as_str(),
-                "RUNS_FLEET_RUNNER_URL"
+                "RUNS_FLEET_LOCAL_BOOT_MS"
+                    | "RUNS_FLEET_RUNNER_URL"
                     | "RUNS_FLEET_RUNNER_SHA256"
                     | "RUNS_FLEET_RUNNER_VERSION"
                     | "RUNS_FLEET_GRACEFUL_SHUTDOWN_SECONDS"
@@ -110,7 +111,7 @@ pub(crate) fn agent_environment(dir: &Path, env: &BTreeMap<String, String>) -> B
     agents.insert("RUNS_FLEET_HANDOVER_DIR".into(), path(layout.hand_overs()));
     agents.insert("RUNS_FLEET_REPORT_SPOOL".into(), path(layout.spool()));
     // To look for a file costs next to nothing.
-    agents.insert("RUNS_FLEET_STANDBY_FAST_POLL_MS".into(), "50".into());
+    agents.insert("RUNS_FLEET_STANDBY_FAST_POLL_MS".into(), "20".into());
     agents.insert("RUNS_FLEET_STANDBY_FAST_POLLS".into(), "10000".into());
     agents
 }
@@ -266,6 +267,9 @@ fn environment(
     if divisor > 1 {
         set("RUNS_FLEET_TEST_TIME_DIVISOR", divisor.to_string());
         set("RUNS_FLEET_GRACEFUL_SHUTDOWN_SECONDS", "5".to_owned());
+    }
+    if options.boot > 0 {
+        set("RUNS_FLEET_LOCAL_BOOT_MS", (options.boot * 1000).to_string());
     }
     if let Some((url, sha256)) = github.runner_package() {
         set("RUNS_FLEET_RUNNER_URL", url);

@@ -15,6 +15,9 @@ mod tests;
 /// Jobs that come closer together than this are one wave, a matrix or the stage of a pipeline. A spare waits from one
 /// wave to the next; gaps within waves, which are most of all gaps, would make that look shorter than it is.
 const WAVE: Duration = Duration::from_secs(60);
+/// Share of the waves that find the spares of the wave before, in percent. All jobs of the others wait for a boot, so
+/// that it has to be well above 95 for the p95 of waits to gain anything; the longest gaps of all may be accidents.
+const FOUND: usize = 98;
 
 /// Whether a pool's history should be read at once, not by the next hourly run: the pool is new or came back after a
 /// quiet night, or there was too little to go by and a job came since.
@@ -58,17 +61,23 @@ pub fn recommend(jobs: &[Job], caps: &HotPoolCaps, now: Timestamp) -> Tuning {
     if within.is_empty() {
         return Tuning { bursts, ..cold("no-burst-pattern") };
     }
-    within.retain(|gap| *gap >= WAVE);
     within.sort_unstable();
-    let p90_gap = within.get(within.len().saturating_sub(1) * 9 / 10).copied().unwrap_or_default();
-    let p90_gap_seconds = u32::try_from(p90_gap.as_secs()).unwrap_or(u32::MAX);
+    let p90_gap_seconds = quantile(&within, 90);
+    within.retain(|gap| *gap >= WAVE);
+    let bridged = quantile(&within, FOUND);
     let peak = concurrency::peak(jobs.iter().filter_map(|job| Some((job.created_at, job.completed_at?))));
     Tuning {
-        linger_minutes: p90_gap_seconds.div_ceil(60).clamp(1, caps.max_linger_minutes.max(1)),
+        linger_minutes: bridged.div_ceil(60).clamp(1, caps.max_linger_minutes.max(1)),
         max_hot: peak.clamp(1, caps.max_hot.max(1)),
         bursts,
         p90_gap_seconds,
         peak,
         ..cold("tuned")
     }
+}
+
+/// In whole seconds; of nothing zero.
+fn quantile(sorted: &[Duration], percent: usize) -> u32 {
+    let at = sorted.len().saturating_sub(1) * percent / 100;
+    sorted.get(at).map_or(0, |gap| u32::try_from(gap.as_secs()).unwrap_or(u32::MAX))
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -14,7 +14,15 @@ pub const UNFINISHED: &str = ".new-";
 /// Replaces `path` with `content`, mode 0600, durable on return. A reader sees the old or the new content, never a
 /// mixture. Blocking.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    place(path, content, |unfinished| fs::rename(unfinished, path))
+    place(path, content, |unfinished| fs::rename(unfinished, path))?;
+    sync_above(path)
+}
+
+/// The same for what need not outlive a power cut: not durable, and quicker by what the disk takes. Blocking.
+pub fn swap(path: &Path, content: &[u8]) -> io::Result<()> {
+    let unfinished = beside(path)?;
+    let written = fresh(&unfinished).and_then(|mut file| file.write_all(content));
+    finished(&unfinished, written.and_then(|()| fs::rename(&unfinished, path)))
 }
 
 /// The same for a file that is not there yet; otherwise the error's kind is `AlreadyExists` and nothing changes.
@@ -25,28 +33,39 @@ pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
         let linked = fs::hard_link(unfinished, path);
         fs::remove_file(unfinished)?;
         linked
-    })
+    })?;
+    sync_above(path)
 }
 
 fn place(path: &Path, content: &[u8], settle: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let unfinished = beside(path)?;
+    let write = |mut file: File| file.write_all(content).and_then(|()| file.sync_all());
+    finished(&unfinished, fresh(&unfinished).and_then(write).and_then(|()| settle(&unfinished)))
+}
+
+/// A name for what is to become `path`.
+fn beside(path: &Path) -> io::Result<PathBuf> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file's path"));
     };
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let unfinished = dir.join(format!("{UNFINISHED}{}-{number}-{}", std::process::id(), name.to_string_lossy()));
-    let written = write(&unfinished, content).and_then(|()| settle(&unfinished));
-    if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
-    }
-    written?;
-    File::open(dir)?.sync_all()
+    Ok(dir.join(format!("{UNFINISHED}{}-{number}-{}", std::process::id(), name.to_string_lossy())))
 }
 
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+fn fresh(path: &Path) -> io::Result<File> {
     // A crashed process with our pid may have left the name behind; its content is nobody's.
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+fn finished(unfinished: &Path, written: io::Result<()>) -> io::Result<()> {
+    if written.is_err() {
+        let _ = fs::remove_file(unfinished);
+    }
+    written
+}
+
+fn sync_above(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// Removes a file; one that is not there is fine. Blocking.

@@ -23,7 +23,7 @@ fn change(path: &Path, new: impl FnOnce(&str) -> String) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         text => text?,
     };
-    provider::files::replace(path, new(&before).as_bytes())
+    provider::files::swap(path, new(&before).as_bytes())
 }
 
 struct Lines(Vec<String>);

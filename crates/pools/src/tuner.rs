@@ -17,7 +17,7 @@ mod tests;
 const WAVE: Duration = Duration::from_secs(60);
 /// Share of the waves that find the spares of the wave before, in percent. All jobs of the others wait for a boot, so
 /// that it has to be well above 95 for the p95 of waits to gain anything; the longest gaps of all may be accidents.
-const FOUND: usize = 98;
+const FOUND: usize = 99;
 
 /// Whether a pool's history should be read at once, not by the next hourly run: the pool is new or came back after a
 /// quiet night, or there was too little to go by and a job came since.
@@ -62,9 +62,10 @@ pub fn recommend(jobs: &[Job], caps: &HotPoolCaps, now: Timestamp) -> Tuning {
         return Tuning { bursts, ..cold("no-burst-pattern") };
     }
     within.sort_unstable();
-    let p90_gap_seconds = quantile(&within, 90);
+    let p90_gap_seconds = seconds(within.get((within.len() - 1) * 9 / 10));
     within.retain(|gap| *gap >= WAVE);
-    let bridged = quantile(&within, FOUND);
+    // Of a few the longest.
+    let bridged = seconds(within.get((within.len().saturating_sub(1) * FOUND).div_ceil(100)));
     let peak = concurrency::peak(jobs.iter().filter_map(|job| Some((job.created_at, job.completed_at?))));
     Tuning {
         linger_minutes: bridged.div_ceil(60).clamp(1, caps.max_linger_minutes.max(1)),
@@ -76,8 +77,6 @@ pub fn recommend(jobs: &[Job], caps: &HotPoolCaps, now: Timestamp) -> Tuning {
     }
 }
 
-/// In whole seconds; of nothing zero.
-fn quantile(sorted: &[Duration], percent: usize) -> u32 {
-    let at = sorted.len().saturating_sub(1) * percent / 100;
-    sorted.get(at).map_or(0, |gap| u32::try_from(gap.as_secs()).unwrap_or(u32::MAX))
+fn seconds(gap: Option<&Duration>) -> u32 {
+    gap.map_or(0, |gap| u32::try_from(gap.as_secs()).unwrap_or(u32::MAX))
 }

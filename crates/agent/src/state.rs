@@ -119,9 +119,14 @@ impl StateFile {
         }
     }
 
-    /// Replaces it; durable on return.
+    /// Replaces it. On return it outlives the agent, and once a job may have started a power cut, too. A claim need not:
+    /// nothing ran, and the next boot does not take what was handed over before it.
     pub fn write(&self, state: &State) -> io::Result<()> {
-        provider::files::replace(&self.path, &serde_json::to_vec(state)?)
+        let content = serde_json::to_vec(state)?;
+        match state.phase {
+            None | Some(Phase::Claimed) => provider::files::swap(&self.path, &content),
+            Some(Phase::Running | Phase::Finishing | Phase::Finished) => provider::files::replace(&self.path, &content),
+        }
     }
 }
 

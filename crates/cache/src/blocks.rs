@@ -70,9 +70,8 @@ pub fn block_list(text: &str) -> Result<Vec<Vec<u8>>, BadList> {
 fn opening(text: &str) -> Result<(&str, bool, &str), BadList> {
     let (tag, rest) = text.strip_prefix('<').and_then(|text| text.split_once('>')).ok_or(BadList::Xml)?;
     let (tag, empty) = tag.strip_suffix('/').map_or((tag, false), |tag| (tag, true));
-    let name = tag.split_ascii_whitespace().next().ok_or(BadList::Xml)?;
-    let attributes = &tag[name.len()..];
-    if tag.starts_with(|c: char| c.is_ascii_whitespace()) || attributes.contains(['<', '&']) {
+    let (name, attributes) = tag.split_at(tag.find(|c: char| c.is_ascii_whitespace()).unwrap_or(tag.len()));
+    if name.is_empty() || attributes.contains(['<', '&']) {
         return Err(BadList::Xml);
     }
     Ok((name, empty, rest))
@@ -127,6 +126,8 @@ mod tests {
             ("<!DOCTYPE x [<!ENTITY e \"YQ==\">]><BlockList><Latest>&e;</Latest></BlockList>", Xml),
             ("<BlockList><Latest>&e;</Latest></BlockList>", Xml),
             ("<BlockList><!-- --><Latest>YQ==</Latest></BlockList>", Xml),
+            ("< BlockList></BlockList>", Xml),
+            ("<  \u{783}\"\n J >]l~", Xml),
             ("<BlockList><Latest>!</Latest></BlockList>", Block),
             ("<BlockList><Latest></Latest></BlockList>", Block),
         ] {
@@ -138,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reading_never_fails_badly(text in "(<[/!?]?(BlockList|Latest)? ?/?>|YQ==|&|;|é|\\PC){0,12}") {
+        fn reading_never_fails_badly(text in "(<[/!?]?[ \n]{0,3}(BlockList|Latest|ރ)? ?/?>?|YQ==|&|;|é|\\PC){0,12}") {
             let _ = block_list(&text);
         }
     }

@@ -40,6 +40,8 @@ pub(crate) fn build(environment: &Environment, clock: Arc<dyn Clock>, log: &Log)
         (Secrets::Parameters { prefix, config }, Some(aws)) => {
             Arc::new(Parameters::new(Arc::clone(aws), prefix.clone(), config.clone()))
         }
+        #[cfg(feature = "vault")]
+        (Secrets::Vault(vault), aws) => Arc::new(crate::vault::store(vault, aws.as_ref(), log)?),
         (Secrets::Mounted(mounted), _) => {
             let mounted = mounted.clone();
             Arc::new(Ready(move || mounted.read()))
@@ -48,9 +50,9 @@ pub(crate) fn build(environment: &Environment, clock: Arc<dyn Clock>, log: &Log)
             let document = document.clone();
             Arc::new(Ready(move || Ok((*document).clone())))
         }
-        #[cfg(not(all(feature = "aws", feature = "local")))]
+        #[cfg(not(all(feature = "vault", feature = "local")))]
         _ => return Err(io::ErrorKind::Unsupported.into()),
-        #[cfg(all(feature = "aws", feature = "local"))]
+        #[cfg(all(feature = "vault", feature = "local"))]
         (Secrets::Parameters { .. }, None) => return Err(io::ErrorKind::Unsupported.into()),
     };
     let (channel, machine): (Arc<dyn Channel>, Arc<dyn Machine>) = match (environment.backend, aws) {

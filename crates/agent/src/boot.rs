@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::aws::imds::Imds;
 use crate::back_ends;
-use crate::environment::{Environment, last_resort, metadata_endpoint};
+use crate::environment::{Environment, Fatal, acceptable, last_resort, metadata_endpoint};
 use crate::intercept;
 use crate::log::Log;
 use crate::report::{Letter, Sender};
@@ -35,11 +35,25 @@ const ASK: Duration = Duration::from_secs(5);
 /// The variable of the pool.
 const POOL: &str = "RUNS_FLEET_POOL";
 
+/// The variable of the store.
+const STORE: &str = "RUNS_FLEET_SECRETS_BACKEND";
+
 /// Tags of an instance and the variables they stand for.
 const TAGS: [(&str, &str); 3] = [
     ("runs-fleet:pool", POOL),
     ("runs-fleet:termination-queue-url", "RUNS_FLEET_TERMINATION_QUEUE_URL"),
-    ("runs-fleet:secrets-backend", "RUNS_FLEET_SECRETS_BACKEND"),
+    ("runs-fleet:secrets-backend", STORE),
+];
+
+/// The same of an instance whose hand-over is in Vault. What is absent has a default.
+const VAULT_TAGS: [(&str, &str); 7] = [
+    ("runs-fleet:vault-addr", "VAULT_ADDR"),
+    ("runs-fleet:vault-namespace", "VAULT_NAMESPACE"),
+    ("runs-fleet:vault-kv-mount", "VAULT_KV_MOUNT"),
+    ("runs-fleet:vault-kv-version", "VAULT_KV_VERSION"),
+    ("runs-fleet:vault-base-path", "VAULT_BASE_PATH"),
+    ("runs-fleet:vault-auth-method", "VAULT_AUTH_METHOD"),
+    ("runs-fleet:vault-aws-role", "VAULT_AWS_ROLE"),
 ];
 
 /// Why a machine does not become an agent.
@@ -51,6 +65,9 @@ pub enum Failed {
     /// A value that must not be written into an environment file.
     #[error("{0} has characters that an environment file cannot hold")]
     Value(&'static str),
+    /// A tag with which the agent would not start.
+    #[error(transparent)]
+    Tag(#[from] Fatal),
     /// The environment file cannot be written.
     #[error("{ENV_FILE}: {0}")]
     File(#[from] std::io::Error),
@@ -83,6 +100,14 @@ pub async fn learn(imds: &Imds, get: impl Fn(&str) -> Option<String>) -> Result<
                 String::new()
             };
             learnt.push((variable, value));
+        }
+        let store = learnt.iter().find(|(variable, _)| *variable == STORE).map(|(_, value)| value.clone());
+        if store.or_else(|| get(STORE)).is_some_and(|store| store.trim() == "vault") {
+            let shown = |tag: &str| keys.lines().any(|key| key == tag);
+            for (tag, variable) in VAULT_TAGS.into_iter().filter(|(tag, variable)| shown(tag) && !known(variable)) {
+                let value = ask(&format!("meta-data/tags/instance/{tag}")).await?;
+                learnt.extend(value.map(|value| (variable, value)));
+            }
         }
     }
     Ok(learnt)
@@ -124,6 +149,7 @@ async fn write_environment(file: &Path) -> Result<(), Failed> {
         if !value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/@=+,".contains(&byte)) {
             return Err(Failed::Value(name));
         }
+        acceptable(name, &value)?;
         text.push_str(&format!("{name}={value}\n"));
     }
     provider::files::replace(file, text.as_bytes())?;

@@ -17,8 +17,12 @@ use crate::machine::PowerOff;
 use crate::pod::Mounted;
 
 mod cloud;
+mod vault;
 
 pub use cloud::{Cloud, Endpoints, Identity, Keys};
+#[cfg(feature = "aws")]
+pub(crate) use vault::acceptable;
+pub use vault::{Vault, VaultLogin};
 
 /// Where things are and how long they may take.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,10 +120,29 @@ pub enum Secrets {
         /// The parameter of the document, when it is not where the prefix and the machine's key say.
         config: Option<String>,
     },
+    /// In Vault.
+    Vault(Box<Vault>),
     /// In the files of a ConfigMap and a Secret.
     Mounted(Mounted),
     /// In the agent's own variables.
     Given(Box<HandOver>),
+}
+
+impl Secrets {
+    /// Whether it takes an identity of AWS to read them.
+    fn need_cloud(&self) -> bool {
+        match self {
+            Self::Parameters { .. } => true,
+            Self::Vault(vault) => matches!(vault.login, VaultLogin::Aws { .. }),
+            Self::Files(_) | Self::Mounted(_) | Self::Given(_) => false,
+        }
+    }
+
+    /// Whether what is there may be of another life of this machine, or of nobody any more. Files of a local machine end
+    /// with it.
+    pub fn outlive(&self) -> bool {
+        matches!(self, Self::Parameters { .. } | Self::Vault(_))
+    }
 }
 
 /// How the hand-over is waited for.
@@ -160,7 +183,7 @@ impl Environment {
         let key = reader.text("RUNS_FLEET_INSTANCE_ID").or_else(|| (backend == Backend::Pod).then(host));
         let key = key.ok_or(Fatal::Missing("RUNS_FLEET_INSTANCE_ID"))?;
         let secrets = reader.secrets(backend)?;
-        let needs_cloud = backend == Backend::Ec2 || matches!(secrets, Secrets::Parameters { .. });
+        let needs_cloud = backend == Backend::Ec2 || secrets.need_cloud();
         let cloud = if needs_cloud { Some(reader.cloud()?) } else { None };
         let in_files = matches!(secrets, Secrets::Files(_));
         // What a pod reads was there before it.
@@ -331,7 +354,7 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         PowerOff { commands }
     }
 
-    fn secrets(&self, backend: Backend) -> Result<Secrets, Fatal> {
+    fn secrets(&mut self, backend: Backend) -> Result<Secrets, Fatal> {
         const NAME: &str = "RUNS_FLEET_SECRETS_BACKEND";
         if backend == Backend::Pod {
             let dir = |name: &str, usual: &str| self.path(name).unwrap_or_else(|| PathBuf::from(usual));
@@ -350,6 +373,8 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
                 prefix: self.text("RUNS_FLEET_SECRETS_PATH_PREFIX").unwrap_or_else(|| "/runs-fleet/runners".to_owned()),
                 config: self.text("RUNS_FLEET_SSM_PARAMETER"),
             }),
+            Some("vault") if cfg!(feature = "vault") => Ok(Secrets::Vault(Box::new(self.vault()?))),
+            _ if cfg!(feature = "vault") => Err(Fatal::Unsupported { name: NAME, rule: "ssm, vault, file or env" }),
             _ if cfg!(feature = "aws") => Err(Fatal::Unsupported { name: NAME, rule: "ssm, file or env" }),
             _ => Err(Fatal::Unsupported { name: NAME, rule: "file or env" }),
         }

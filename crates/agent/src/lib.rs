@@ -11,8 +11,8 @@
 //! * [`account`], [`cgroup`], [`firewall`] — what keeps a job from the agent and from the instance's role.
 //! * [`intercept`] — leading the job's cache traffic to our cache.
 //! * [`watch`] — reclaims, space, memory. [`logs`] — keeping diagnostics. [`tools`] — what the image lacked.
-//! * [`machine`] — its end. `aws` — EC2 instances: hand-over from SSM, reports to SQS, TerminateInstances. `boot` — how
-//!   an instance learns who it is.
+//! * [`machine`] — its end. `aws` — EC2 instances: hand-over from SSM, reports to SQS, TerminateInstances. `vault` —
+//!   hand-over from Vault. `boot` — how an instance learns who it is.
 //! * [`pod`] — the same in Kubernetes.
 //! * [`state`] — what survives a crash of the agent. [`report`] — telling the orchestrator. [`log`] — telling people.
 //! * [`shell`] — puts them together; [`main`] is the program around it.
@@ -45,6 +45,8 @@ pub mod shell;
 pub mod standby;
 pub mod state;
 pub mod tools;
+#[cfg(feature = "vault")]
+mod vault;
 pub mod watch;
 
 use std::ffi::OsString;
@@ -56,7 +58,7 @@ use std::time::Duration;
 use domain::clock::{SystemClock, SystemRng};
 
 use crate::back_ends::BackEnds;
-use crate::environment::{Backend, Environment, Fatal, Identity};
+use crate::environment::{Backend, Environment, Fatal, Identity, Secrets, VaultLogin};
 use crate::log::Log;
 
 /// How long work that cannot be cancelled may hold up the exit.
@@ -210,5 +212,10 @@ fn hide_keys(environment: &Environment, log: &Log) {
     if let Some(Identity::Keys(keys)) = environment.cloud.as_ref().map(|cloud| &cloud.identity) {
         log.hide(keys.secret.expose());
         log.hide(keys.session_token.expose());
+    }
+    if let Secrets::Vault(vault) = &environment.secrets
+        && let VaultLogin::AppRole { secret_id: secret, .. } | VaultLogin::Token(secret) = &vault.login
+    {
+        log.hide(secret.expose());
     }
 }

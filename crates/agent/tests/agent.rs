@@ -5,6 +5,8 @@
     reason = "these tests wait for real processes; what fails here fails the test"
 )]
 
+#[cfg(feature = "vault")]
+mod in_vault;
 #[allow(dead_code, reason = "shared with tests that need other parts of it")]
 mod machine;
 #[cfg(feature = "aws")]

@@ -157,6 +157,16 @@ fn a_machine_learns_who_it_is_and_writes_it_down() {
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 
+    // Where Vault is, when the hand-over is in it; what has no tag has a default.
+    instance.metadata.tag("runs-fleet:secrets-backend", "vault");
+    instance.metadata.tag("runs-fleet:vault-addr", "https://vault.example:8200");
+    instance.metadata.tag("runs-fleet:vault-base-path", "runs-fleet/runners");
+    let done = bootstrap(&instance);
+    assert!(done.status.success(), "{}", said(&done));
+    let (plain, of_vault) = (expected.trim_end(), "VAULT_ADDR=https://vault.example:8200\n");
+    let expected = format!("{plain}vault\n{of_vault}VAULT_BASE_PATH=runs-fleet/runners\n");
+    assert_eq!(fs::read_to_string(&file).unwrap(), expected);
+
     // A value that would be two lines of the file.
     instance.metadata.tag("runs-fleet:pool", "p\nPATH=/evil");
     let refused = bootstrap(&instance);

@@ -67,6 +67,8 @@ pub struct TagSettings {
 pub struct VaultTags {
     /// Address.
     pub addr: String,
+    /// Namespace; empty: none.
+    pub namespace: String,
     /// Mount of the key-value store.
     pub kv_mount: String,
     /// Its version; 0 is unknown.

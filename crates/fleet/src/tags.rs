@@ -54,6 +54,7 @@ pub fn of(order: &Order, slots: &[&Slot], arch: Arch, settings: &TagSettings) ->
     tags.add("runs-fleet:secrets-backend", settings.secrets_backend.clone());
     if let Some(vault) = &settings.vault {
         tags.add("runs-fleet:vault-addr", Some(vault.addr.clone()));
+        tags.add("runs-fleet:vault-namespace", Some(vault.namespace.clone()));
         tags.add("runs-fleet:vault-kv-mount", Some(vault.kv_mount.clone()));
         let version = (vault.kv_version != 0).then(|| vault.kv_version.to_string());
         tags.add("runs-fleet:vault-kv-version", version);

@@ -13,6 +13,8 @@ pub mod ssm;
 #[cfg(feature = "ssm-layout")]
 pub mod ssm_layout;
 pub mod tags;
+#[cfg(feature = "vault")]
+pub mod vault;
 
 pub use blobs::BlobStore;
 pub use compute::{Compute, Machine, MachineState};

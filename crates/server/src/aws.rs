@@ -44,10 +44,6 @@ pub(crate) async fn sdk(region: Option<&str>) -> SdkConfig {
 pub(crate) async fn back_ends(config: &Config, simulated: bool, metrics: Metrics) -> anyhow::Result<BackEnds> {
     let fleet = config.fleet.as_ref().context("EC2 is not configured")?;
     anyhow::ensure!(
-        config.secrets.hand_over == config::HandOverStore::Ssm,
-        "this build keeps hand-overs in SSM only: unset RUNS_FLEET_SECRETS_BACKEND"
-    );
-    anyhow::ensure!(
         config.tuning.time_divisor <= 2,
         "RUNS_FLEET_TEST_TIME_DIVISOR above 2 leaves an attempt no time for a request to EC2"
     );
@@ -83,8 +79,10 @@ pub(crate) async fn back_ends(config: &Config, simulated: bool, metrics: Metrics
     let small = small_rows(config, Arc::clone(&table), &clock);
     let archive = config.store.archive_bucket.as_ref().map(|bucket| S3Blobs::new(&sdk, calls.clone(), bucket));
     let jobs = db::Jobs::new(Arc::clone(&table), Arc::clone(&clock));
-    let hand_over: Arc<dyn HandOver> =
-        Arc::new(SsmHandOver::new(&sdk, calls, &config.secrets.path_prefix, place.clone()));
+    let hand_over: Arc<dyn HandOver> = match &config.secrets.vault {
+        Some(vault) => Arc::new(crate::vault::store(vault, &sdk, Arc::clone(&clock), Arc::clone(&rng))?),
+        None => Arc::new(SsmHandOver::new(&sdk, calls, &config.secrets.path_prefix, place.clone())),
+    };
     // Claims that die with this process would not keep two replicas apart.
     let kept = config.store.kind != StoreKind::DynamoDb || config.store.pools_table.is_some();
     let pools = kept.then(|| {
@@ -269,8 +267,8 @@ fn ec2_settings(config: &Config, fleet: &Fleet) -> Settings {
             runner_image: Some(fleet.runner_image.clone()),
             termination_queue_url: config.queues.termination.clone(),
             cache_url: config.cache.url.clone(),
-            secrets_backend: Some("ssm".to_owned()),
-            vault: None,
+            secrets_backend: Some(if config.secrets.vault.is_some() { "vault" } else { "ssm" }.to_owned()),
+            vault: config.secrets.vault.as_ref().map(crate::vault::tags),
         },
     }
 }

@@ -18,6 +18,8 @@ mod setup;
 #[cfg(feature = "simulate")]
 mod simulate;
 mod tasks;
+#[cfg(feature = "aws")]
+mod vault;
 
 use std::process::ExitCode;
 

@@ -119,11 +119,23 @@ impl Aws {
         headers: &[(&str, &str)],
         body: String,
     ) -> Result<Vec<u8>, Error> {
-        let identity = self.source.identity().await?;
-        let scope = self.scope(service, &identity);
-        let signature = sign::post(&scope, endpoint, headers, body.as_bytes()).map_err(Error::Refused)?;
+        let signature = self.signature(&self.region, service, endpoint, headers, &body).await?;
         let request = with_headers(self.http.post(endpoint), headers, signature)?;
         self.send(request.body(body)).await
+    }
+
+    /// The headers that sign a POST.
+    pub(crate) async fn signature(
+        &self,
+        region: &str,
+        service: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Vec<(&'static str, String)>, Error> {
+        let identity = self.source.identity().await?;
+        let scope = sign::Scope { region, ..self.scope(service, &identity) };
+        sign::post(&scope, url, headers, body.as_bytes()).map_err(Error::Refused)
     }
 
     fn scope<'a>(&'a self, service: &'a str, identity: &'a Identity) -> sign::Scope<'a> {

@@ -60,6 +60,18 @@ fn a_session_token_is_sent_and_signed() {
     assert!(headers.iter().any(|(_, value)| value.contains(";x-amz-security-token,")));
 }
 
+/// Vault forwards the request to the global endpoint, wherever the machine is.
+#[cfg(feature = "vault")]
+#[tokio::test]
+async fn an_identity_is_proved_to_the_global_endpoint() {
+    use provider::vault::{CALLER_IDENTITY, Identity as _};
+    let headers = client("http://127.0.0.1:9").sign(&CALLER_IDENTITY).await.unwrap();
+    let value = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    let authorization = value("authorization").unwrap();
+    assert!(authorization.contains("/us-east-1/sts/aws4_request, SignedHeaders=content-type;host;x-amz-date"));
+    assert!(value("x-amz-date").is_some());
+}
+
 #[test]
 fn errors_are_told_apart_by_what_to_do() {
     let json = |code: &str| format!("{{\"__type\":\"com.amazonaws.x#{code}\",\"message\":\"secret words\"}}");

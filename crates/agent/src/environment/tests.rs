@@ -61,7 +61,7 @@ fn a_caches_address_ends_with_one_slash_and_the_hand_over_knows_it_best() {
 fn what_makes_the_agent_somebody_else_is_fatal() {
     assert_eq!(read(&[("RUNS_FLEET_INSTANCE_ID", " ")]).unwrap_err(), Fatal::Missing("RUNS_FLEET_INSTANCE_ID"));
     assert_eq!(read(&[("RUNS_FLEET_HANDOVER_DIR", "")]).unwrap_err(), Fatal::Missing("RUNS_FLEET_HANDOVER_DIR"));
-    assert!(matches!(read(&[("RUNS_FLEET_SECRETS_BACKEND", "vault")]), Err(Fatal::Unsupported { .. })));
+    assert!(matches!(read(&[("RUNS_FLEET_SECRETS_BACKEND", "elsewhere")]), Err(Fatal::Unsupported { .. })));
     assert!(matches!(read(&[("RUNS_FLEET_BACKEND", "EC2")]), Err(Fatal::Unsupported { .. })));
 }
 
@@ -200,6 +200,121 @@ mod aws {
         assert_eq!(minutes(&[("RUNS_FLEET_POOL", "")]), 15);
         assert_eq!(minutes(&[("RUNS_FLEET_POOL", ""), ("RUNS_FLEET_COLD_START_DEADLINE_MINUTES", "3")]), 3);
         assert_eq!(minutes(&[("RUNS_FLEET_POOL", ""), ("RUNS_FLEET_STANDBY_DEADLINE_MINUTES", "7")]), 7);
+    }
+}
+
+#[cfg(feature = "vault")]
+mod vault {
+    use domain::handover::Credential;
+
+    use super::super::{Vault, VaultLogin};
+    use super::*;
+
+    const HERE: [(&str, &str); 5] = [
+        ("RUNS_FLEET_SECRETS_BACKEND", "vault"),
+        ("VAULT_ADDR", "https://vault.example:8200/"),
+        ("VAULT_TOKEN", "hunter2-hunter2"),
+        ("AWS_ACCESS_KEY_ID", "AKID"),
+        ("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2"),
+    ];
+
+    fn vault(variables: &[(&str, &str)]) -> Result<Vault, Fatal> {
+        read(&[&HERE, variables].concat()).map(|(environment, _)| match environment.secrets {
+            Secrets::Vault(vault) => *vault,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn an_address_is_enough() {
+        let expected = Vault {
+            address: "https://vault.example:8200".to_owned(),
+            namespace: None,
+            mount: "secret".to_owned(),
+            version: None,
+            base: "runs-fleet/runners".to_owned(),
+            login: VaultLogin::Aws { role: "runs-fleet".to_owned() },
+        };
+        assert_eq!(vault(&[]), Ok(expected));
+        let (environment, warnings) = read(&[&HERE[..], &[("VAULT_KV_VERSION", "3")]].concat()).unwrap();
+        assert!(environment.secrets.outlive() && environment.cloud.is_some(), "its login needs who we are");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        let given = read(&[&HERE[..], &[("VAULT_AUTH_METHOD", "token")]].concat()).unwrap().0;
+        assert_eq!(given.cloud, None, "a local machine with a token needs nothing of AWS");
+        assert!(!format!("{given:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn every_setting_arrives() {
+        let set = [
+            ("VAULT_NAMESPACE", "team"),
+            ("VAULT_KV_MOUNT", "/kv/"),
+            ("VAULT_KV_VERSION", "2"),
+            ("VAULT_BASE_PATH", "/a/b/"),
+        ];
+        let read = vault(&set).unwrap();
+        let (namespace, version) = (read.namespace.as_deref(), read.version);
+        assert_eq!((namespace, version), (Some("team"), Some(2)));
+        assert_eq!((read.mount.as_str(), read.base.as_str()), ("kv", "a/b"));
+        let login = |variables: &[(&str, &str)]| vault(variables).map(|vault| vault.login);
+        let token = VaultLogin::Token(Credential::new("hunter2-hunter2"));
+        assert_eq!(login(&[("VAULT_AUTH_METHOD", "token")]), Ok(token));
+        let role = ("VAULT_AWS_ROLE", "runs-fleet-runner");
+        assert_eq!(login(&[role]), Ok(VaultLogin::Aws { role: "runs-fleet-runner".to_owned() }));
+        let app = [("VAULT_AUTH_METHOD", "approle"), ("VAULT_APP_ROLE_ID", "r"), ("VAULT_APP_SECRET_ID", "s")];
+        let expected = VaultLogin::AppRole { role_id: "r".to_owned(), secret_id: Credential::new("s") };
+        assert_eq!(login(&app), Ok(expected));
+        for method in ["kubernetes", "k8s", "jwt"] {
+            let expected = VaultLogin::Jwt {
+                mount: "kubernetes".to_owned(),
+                role: "r".to_owned(),
+                path: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount/token"),
+            };
+            assert_eq!(login(&[("VAULT_AUTH_METHOD", method), ("VAULT_K8S_ROLE", "r")]), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_could_lead_elsewhere_is_fatal() {
+        let jwt = ["VAULT_AUTH_METHOD", "VAULT_K8S_ROLE"].map(|name| (name, "jwt"));
+        let path = |path| vault(&[&jwt[..], &[("VAULT_K8S_JWT_PATH", path)]].concat());
+        assert!(path("/var/run/secrets/./a/../token").is_ok());
+        for odd in ["/var/run/secrets/../../../etc/passwd", "/var/run/secrets", "token", "/var/run/secrets/a/.."] {
+            assert!(matches!(path(odd), Err(Fatal::Unsupported { name: "VAULT_K8S_JWT_PATH", .. })), "{odd}");
+        }
+        let address = |address| vault(&[("VAULT_ADDR", address)]).is_ok();
+        for good in
+            ["https://vault", "https://10.0.0.1:8200", "http://127.0.0.1:8200", "http://[::1]:1", "http://localhost"]
+        {
+            assert!(address(good), "{good}");
+        }
+        for odd in ["http://vault:8200", "vault:8200", "https://", "https://a@vault", "https://vault?x", "file:///x"] {
+            assert!(!address(odd), "{odd}");
+        }
+        for name in ["VAULT_KV_MOUNT", "VAULT_BASE_PATH"] {
+            for odd in ["../x", "a b", "/", "a.b", "a%2f"] {
+                assert!(matches!(vault(&[(name, odd)]), Err(Fatal::Unsupported { .. })), "{name} {odd}");
+            }
+        }
+        assert!(matches!(vault(&[("VAULT_AUTH_METHOD", "AWS")]), Err(Fatal::Unsupported { .. })));
+    }
+
+    #[test]
+    fn what_a_login_needs_is_missed() {
+        let missing = |variables: &[(&str, &str)]| vault(variables).unwrap_err();
+        let rows = [
+            ("", "VAULT_ADDR", "VAULT_ADDR"),
+            ("aws", "AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID"),
+            ("token", "VAULT_TOKEN", "VAULT_TOKEN"),
+            ("k8s", "VAULT_K8S_ROLE", "VAULT_K8S_ROLE"),
+            ("approle", "VAULT_APP_ROLE_ID", "VAULT_APP_ROLE_ID"),
+        ];
+        for (method, unset, expected) in rows {
+            let off = ("AWS_EC2_METADATA_DISABLED", "true");
+            assert_eq!(missing(&[("VAULT_AUTH_METHOD", method), (unset, ""), off]), Fatal::Missing(expected));
+        }
+        let half = [("VAULT_AUTH_METHOD", "approle"), ("VAULT_APP_ROLE_ID", "r")];
+        assert_eq!(missing(&half), Fatal::Missing("VAULT_APP_SECRET_ID"));
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Done, LAST_LOOK, Shell};
 use crate::account::Account;
 use crate::cgroup::Cgroup;
 use crate::claim;
-use crate::environment::{Backend, Environment, Secrets};
+use crate::environment::{Backend, Environment};
 use crate::firewall;
 use crate::intercept::Interception;
 use crate::job::Launcher;
@@ -74,8 +74,7 @@ impl Shell {
             self.watches.spawn(watch::assigned(Arc::clone(metadata), quiet, cadence.fast, Arc::clone(&ring)));
         }
         let clock = Arc::clone(&self.parts.clock);
-        // Files of a local machine end with it.
-        let outlives = matches!(self.parts.environment.secrets, Secrets::Parameters { .. });
+        let outlives = self.parts.environment.secrets.outlive();
         let boot = state::boot_time(&self.parts.environment.proc_root, clock.now());
         self.tasks.spawn(async move {
             let stale = |document: &Document, fingerprint: &str| {

@@ -141,7 +141,7 @@ pub(crate) fn rows() -> Vec<Row> {
         }),
         under("the metadata fail now and then", |instance| instance.metadata.fail(0))
             .act(|instance, _| instance.metadata.fail(2)),
-        under("another store is named", |instance| instance.metadata.tag("runs-fleet:secrets-backend", "vault"))
+        under("another store is named", |instance| instance.metadata.tag("runs-fleet:secrets-backend", "elsewhere"))
             .told(&[])
             .ends(Ends::GivenUp),
         row("a spare is assigned", SERVE)

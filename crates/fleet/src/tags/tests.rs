@@ -5,6 +5,7 @@ use domain::launch::LaunchSpec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::settings::VaultTags;
 
 fn slot(job: u64, run: u64, repo: &str) -> Slot {
     Slot { job: JobId::new(job).unwrap(), run: RunId::new(run), repo: repo.parse().unwrap() }
@@ -121,4 +122,35 @@ proptest! {
         prop_assert!(tags.contains(&(MANAGED.to_owned(), "true".to_owned())));
         prop_assert_eq!(tagged(&order, &settings), tags);
     }
+}
+
+#[test]
+fn machines_are_told_where_vault_is_and_log_in_as_themselves() {
+    let vault = VaultTags {
+        addr: "https://vault.example".to_owned(),
+        namespace: "team".to_owned(),
+        kv_mount: "secret".to_owned(),
+        kv_version: 2,
+        base_path: "runs-fleet/runners".to_owned(),
+    };
+    let told = |vault: VaultTags| {
+        let settings = TagSettings { vault: Some(vault), ..TagSettings::default() };
+        let tags = tagged(&order(vec![slot(7, 77, "org/app")], LaunchSpec::default()), &settings);
+        let ours = tags
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.strip_prefix("runs-fleet:vault-")?.to_owned(), value)));
+        ours.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+    };
+    let expected = [
+        "addr=https://vault.example",
+        "namespace=team",
+        "kv-mount=secret",
+        "kv-version=2",
+        "base-path=runs-fleet/runners",
+        "auth-method=aws",
+        "aws-role=runs-fleet-runner",
+    ];
+    assert_eq!(told(vault.clone()), expected);
+    let plain = told(VaultTags { namespace: String::new(), kv_version: 0, ..vault });
+    assert_eq!(plain.len(), 5, "what is not known has no tag: {plain:?}");
 }

@@ -65,6 +65,13 @@ pub fn redact(text: &str) -> String {
     }
 }
 
+/// Registers a secret that is learnt while the process runs with the installed set, if there is one.
+pub fn hide(secret: &str, ttl: Option<Duration>) {
+    if let Some(redactor) = INSTALLED.get() {
+        redactor.register(secret, ttl);
+    }
+}
+
 fn without_patterns(text: &str) -> String {
     PATTERN
         .replace_all(text, |found: &Captures<'_>| {

@@ -30,11 +30,7 @@ pub(crate) fn store(vault: &Vault, aws: Option<&Arc<Aws>>, log: &Log) -> io::Res
         namespace: vault.namespace.clone(),
         mount: vault.mount.clone(),
         base: vault.base.clone(),
-        version: match vault.version {
-            Some(1) => Some(Version::V1),
-            Some(2) => Some(Version::V2),
-            _ => None,
-        },
+        version: vault.version.and_then(Version::numbered),
         login,
     };
     let log = log.clone();

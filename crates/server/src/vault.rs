@@ -36,11 +36,7 @@ pub(crate) fn store(
         namespace: vault.namespace.clone(),
         mount: vault.kv_mount.clone(),
         base: vault.base_path.clone(),
-        version: match vault.kv_version {
-            Some(1) => Some(Version::V1),
-            Some(2) => Some(Version::V2),
-            _ => None,
-        },
+        version: vault.kv_version.map(u64::from).and_then(Version::numbered),
         login,
     };
     // Tokens come and go: each is remembered for longer than a usual one lives.

@@ -110,7 +110,11 @@ async fn empties<T: std::fmt::Debug>(what: &str, mut left: impl AsyncFnMut() -> 
 /// Nothing of a finished load is left anywhere in the account.
 async fn nothing_is_left(account: &Account) {
     let ec2 = account.instances();
-    empties("instances", async || up(&ec2).await.into_iter().map(|i| i.id).collect()).await;
+    empties("instances", async || match up(&ec2).await {
+        Some(instances) => instances.into_iter().map(|i| i.id).collect(),
+        None => vec!["nobody knows how many".to_owned()],
+    })
+    .await;
     let store = provider::ssm::SsmHandOver::new(&account.emulator.sdk(), emulator::silent(), PREFIX, None);
     empties("hand-overs", async || store.list().await.expect("an answer")).await;
     for queue in account.queues() {

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::clock::{Rng, SystemRng};
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::release::{self, Release};
 use super::{Error, download, is_runner, remove_dir, remove_file, staging, unpack};
+use crate::account::Account;
 use crate::environment::Environment;
 use crate::log::Log;
 
@@ -28,13 +30,21 @@ const ATTEMPTS: u32 = 5;
 /// The longest wait a server may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// Puts a runner into `dir`: the one the settings name, else the latest. Answers its version if it had to be looked up.
-pub(super) async fn into(
-    dir: &Path,
+/// Where a runner is put, and whom it is given to.
+struct Place {
+    dir: PathBuf,
+    owner: Option<Account>,
+}
+
+/// Puts a runner into the directory of the settings: the one they name, else the latest. Whatever dies when, what is there
+/// is none, or a whole one that belongs to `owner`. Answers its version if it had to be looked up.
+pub(super) async fn runner(
     environment: &Environment,
+    owner: Option<Account>,
     cancel: CancellationToken,
     log: &Log,
 ) -> Result<Option<String>, Error> {
+    let place = Place { dir: environment.runner_dir.clone(), owner };
     let (url, sha256, version) = match (&environment.runner_url, &environment.releases_url) {
         (Some(url), _) => (url.clone(), environment.runner_sha256.clone(), None),
         (None, Some(releases)) => {
@@ -43,14 +53,14 @@ pub(super) async fn into(
             (found.url, sha256, Some(found.version))
         }
         (None, None) => {
-            let missing = format!("{} holds no runner and RUNS_FLEET_RUNNER_URL is not set", dir.display());
+            let missing = format!("{} holds no runner and RUNS_FLEET_RUNNER_URL is not set", place.dir.display());
             return Err(Error::Download(missing));
         }
     };
     let Some(expected) = sha256.as_deref().and_then(checksum) else {
         return Err(Error::Download("checksum unavailable: RUNS_FLEET_RUNNER_SHA256 must be 64 hex digits".to_owned()));
     };
-    fetch(&url, expected, dir, environment.retry_base, cancel, log).await.map(|()| version)
+    fetch(&url, expected, Arc::new(place), environment.retry_base, cancel, log).await.map(|()| version)
 }
 
 /// The latest release, asked for a few times.
@@ -73,7 +83,7 @@ async fn look_up(releases: &str, retry_base: Duration, log: &Log) -> Result<Rele
 async fn fetch(
     url: &str,
     expected: [u8; 32],
-    dir: &Path,
+    place: Arc<Place>,
     retry_base: Duration,
     cancel: CancellationToken,
     log: &Log,
@@ -83,14 +93,14 @@ async fn fetch(
     log.info("download_start", &[("url", Value::from(shown))]);
     if !url.starts_with("http://") && !url.starts_with("https://") {
         let tarball = PathBuf::from(url.strip_prefix("file://").unwrap_or(url));
-        return install(tarball, dir, expected, cancel).await;
+        return install(tarball, place, expected, cancel).await;
     }
-    let target = download(dir);
-    let mut result = download_and_install(url, &target, dir, expected, retry_base, &cancel, log).await;
+    let target = download(&place.dir);
+    let mut result = download_and_install(url, &target, &place, expected, retry_base, &cancel, log).await;
     if matches!(&result, Err(Error::Download(reason)) if reason == MISMATCH) {
         // A cache on the way may have served something old or cut off: once more, from zero.
         log.warn("download_retry", &[("error", MISMATCH.into())]);
-        result = download_and_install(url, &target, dir, expected, retry_base, &cancel, log).await;
+        result = download_and_install(url, &target, &place, expected, retry_base, &cancel, log).await;
     }
     let _ = remove_file(&target);
     result
@@ -99,7 +109,7 @@ async fn fetch(
 async fn download_and_install(
     url: &str,
     target: &Path,
-    dir: &Path,
+    place: &Arc<Place>,
     expected: [u8; 32],
     retry_base: Duration,
     cancel: &CancellationToken,
@@ -109,7 +119,7 @@ async fn download_and_install(
         Ok(downloaded) => downloaded?,
         Err(_) => return Err(Error::Download(format!("not complete after {} s", OVERALL.as_secs()))),
     }
-    install(target.to_owned(), dir, expected, cancel.clone()).await
+    install(target.to_owned(), Arc::clone(place), expected, cancel.clone()).await
 }
 
 const MISMATCH: &str = "checksum mismatch";
@@ -120,16 +130,20 @@ fn checksum(hex: &str) -> Option<[u8; 32]> {
 }
 
 /// Verifies the tarball and unpacks it into place. Leaves no staging directory behind.
-async fn install(tarball: PathBuf, dir: &Path, expected: [u8; 32], cancel: CancellationToken) -> Result<(), Error> {
-    let dir = dir.to_owned();
+async fn install(
+    tarball: PathBuf,
+    place: Arc<Place>,
+    expected: [u8; 32],
+    cancel: CancellationToken,
+) -> Result<(), Error> {
     let work = move || {
-        let staging = staging(&dir);
+        let staging = staging(&place.dir);
         let installed = (|| {
             let mut file = File::open(&tarball).map_err(|error| format!("{}: {error}", tarball.display()))?;
             if digest(&mut file).map_err(|error| error.to_string())? != expected {
                 return Err(MISMATCH.to_owned());
             }
-            place(&file, &staging, &dir, &cancel).map_err(|error| error.to_string())
+            unpack_into(&place, &file, &staging, &cancel).map_err(|error| error.to_string())
         })();
         let _ = remove_dir(&staging);
         installed
@@ -154,15 +168,19 @@ fn digest(file: &mut File) -> io::Result<[u8; 32]> {
     Ok(hash.finalize().into())
 }
 
-fn place(tarball: &File, staging: &Path, dir: &Path, cancel: &CancellationToken) -> io::Result<()> {
+fn unpack_into(place: &Place, tarball: &File, staging: &Path, cancel: &CancellationToken) -> io::Result<()> {
     remove_dir(staging)?;
     unpack::unpack(tarball, staging, cancel)?;
     if !is_runner(staging) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it holds no runner"));
     }
+    // Before it is in place: an agent that is started again takes what is there for complete.
+    if let Some(owner) = &place.owner {
+        owner.own(staging)?;
+    }
     // What is there is not a runner; something half unpacked must not stay in the way.
-    remove_dir(dir)?;
-    fs::rename(staging, dir)
+    remove_dir(&place.dir)?;
+    fs::rename(staging, &place.dir)
 }
 
 fn client() -> Result<reqwest::Client, Error> {

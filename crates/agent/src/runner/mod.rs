@@ -79,7 +79,7 @@ impl Supply {
     pub async fn ahead(self, environment: Environment, launcher: Launcher, cancel: CancellationToken, log: Log) {
         let mut fetched = self.0.lock().await;
         if !is_runner(&environment.runner_dir) {
-            *fetched = Some(fetch(&environment, &launcher, cancel, &log).await);
+            *fetched = Some(fetch::runner(&environment, launcher.account, cancel, &log).await);
         }
     }
 
@@ -109,13 +109,6 @@ impl Supply {
     }
 }
 
-async fn fetch(environment: &Environment, launcher: &Launcher, cancel: CancellationToken, log: &Log) -> Fetched {
-    let dir = &environment.runner_dir;
-    let version = fetch::into(dir, environment, cancel, log).await?;
-    own(launcher, dir).await.map_err(|error| Error::Download(error.to_string()))?;
-    Ok(version)
-}
-
 /// Makes the runner in `environment.runner_dir` ready for `document`. Stops between steps once `cancel` is.
 pub async fn prepare(
     environment: &Environment,
@@ -129,7 +122,8 @@ pub async fn prepare(
     let dir = &environment.runner_dir;
     let with_token = document.jit_config.is_empty();
     let missing = || !is_runner(dir) || (with_token && !can_register(dir) && environment.runner_url.is_some());
-    let (unpacked, looked_up) = supply.have(missing, fetch(environment, launcher, cancel, log)).await?;
+    let fetched = fetch::runner(environment, launcher.account.clone(), cancel, log);
+    let (unpacked, looked_up) = supply.have(missing, fetched).await?;
     let version = environment.runner_version.clone().or(looked_up);
     log.info("runner_found", &[("dir", Value::from(dir.to_string_lossy())), ("unpacked", unpacked.into())]);
     let found = Instant::now();
@@ -162,12 +156,6 @@ pub async fn lead(interception: &Interception, dir: &Path, launcher: &Launcher) 
         account.own(&dotenv).map_err(text)?;
     }
     interception.engage(&file).await
-}
-
-async fn own(launcher: &Launcher, dir: &Path) -> io::Result<()> {
-    let Some(account) = launcher.account.clone() else { return Ok(()) };
-    let dir = dir.to_owned();
-    tokio::task::spawn_blocking(move || account.own(&dir)).await.map_err(io::Error::other)?
 }
 
 /// The version that the runner's own list of dependencies names first: `Runner.Listener/<version>`.

@@ -23,8 +23,9 @@ pub(super) struct Messages(Mutex<HashMap<JobId, Known>>);
 impl Messages {
     /// The message of a job's row, if it can be read.
     pub(super) fn read(&self, id: JobId, stored: Option<&Value>) -> Option<Arc<JobMessage>> {
-        let Some(Value::S(json)) = stored.filter(|value| !matches!(value, Value::S(json) if json.is_empty())) else {
-            return None;
+        let json = match stored? {
+            Value::S(json) if !json.is_empty() => json,
+            _ => return None,
         };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((text, message)) = known.get(&id)

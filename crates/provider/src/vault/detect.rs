@@ -14,6 +14,17 @@ pub enum Version {
     V2,
 }
 
+impl Version {
+    /// The version of this number; `None` where it is to be found out.
+    pub const fn numbered(number: u64) -> Option<Self> {
+        match number {
+            1 => Some(Self::V1),
+            2 => Some(Self::V2),
+            _ => None,
+        }
+    }
+}
+
 /// What the configuration of the engine says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ByConfig {

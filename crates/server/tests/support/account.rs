@@ -219,7 +219,7 @@ impl Machines {
         loop {
             self.running.retain_mut(|agent| agent.ended().is_none());
             if self.running.len() < self.at_once {
-                for instance in up(ec2).await {
+                for instance in up(ec2).await.unwrap_or_default() {
                     if self.running.len() < self.at_once && self.had.insert(instance.id.clone()) {
                         self.boot(&instance.id);
                     }
@@ -256,11 +256,11 @@ impl Machines {
     }
 }
 
-/// Instances of ours that run or will.
-pub(crate) async fn up(ec2: &AwsEc2) -> Vec<Instance> {
+/// Instances of ours that run or will; `None` without an answer, which is not the same as none.
+pub(crate) async fn up(ec2: &AwsEc2) -> Option<Vec<Instance>> {
     let filters = vec![
         ("tag:runs-fleet:managed".to_owned(), vec!["true".to_owned()]),
         ("instance-state-name".to_owned(), vec!["pending".to_owned(), "running".to_owned()]),
     ];
-    ec2.describe_instances(&Selection::Filters(filters)).await.unwrap_or_default()
+    ec2.describe_instances(&Selection::Filters(filters)).await.ok()
 }

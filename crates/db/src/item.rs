@@ -28,6 +28,13 @@ impl Item {
         Self::default()
     }
 
+    /// A copy with room for `more` attributes, so that they are added without moving everything again.
+    pub(crate) fn with_room(&self, more: usize) -> Self {
+        let mut attributes = Vec::with_capacity(self.len() + more);
+        attributes.extend_from_slice(&self.0);
+        Self(Arc::new(attributes))
+    }
+
     /// How many attributes there are.
     pub fn len(&self) -> usize {
         self.0.len()

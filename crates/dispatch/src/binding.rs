@@ -9,7 +9,7 @@ use domain::ids::{ClassKey, JobId, Repo};
 use domain::job::transition::RequeueReason;
 use domain::job::{Job, JobState};
 use domain::message::JobMessage;
-use domain::runner::{Runner, RunnerState};
+use domain::runner::Runner;
 use domain::timings::ALERT_DISPLACED;
 use github::binding::{self, Evidence, Plan, Scene};
 use github::client::Priority;
@@ -53,9 +53,7 @@ impl Dispatch {
             && matches!(account.view.status, gh::Status::InProgress | gh::Status::Completed(_))
         {
             scene = self.bind_named(account, named).await?;
-            if account.view.status == gh::Status::InProgress {
-                self.condemn_on_gone(account, named, scene.take()).await?;
-            }
+            scene = self.condemn_on_gone(account, named, scene).await?;
         }
         if let gh::Status::Completed(conclusion) = account.view.status {
             self.complete(account, conclusion, scene).await?;
@@ -83,14 +81,32 @@ impl Dispatch {
         }
     }
 
-    /// GitHub runs the job on a runner whose machine we already know to be gone: no report will come.
-    async fn condemn_on_gone(&self, account: &Account, named: &NamedRunner, scene: Option<Scene>) -> Result<(), Error> {
-        match self.named_runner(account, named, scene).await? {
-            Some(runner) if runner.state == RunnerState::Gone && runner.report.is_none() => {
-                let github = account.view.status;
-                self.lose_machine(account.id, &runner.key, github, false).await.map(drop)
+    /// GitHub runs the job on a runner whose machine we already know to be gone: no report will come. Or it has failed
+    /// the job because the machine was gone, and that is the first we hear of the job. Answers the scene, if it is still
+    /// what is in the books.
+    async fn condemn_on_gone(
+        &self,
+        account: &Account,
+        named: &NamedRunner,
+        scene: Option<Scene>,
+    ) -> Result<Option<Scene>, Error> {
+        let runner = match &scene {
+            Some(scene) => scene.runner.clone(),
+            None => self.find_runner(&account.repo, named).await?,
+        };
+        let took_it_along = |runner: &Runner| match account.view.status {
+            gh::Status::InProgress => runner.is_gone_silently(),
+            gh::Status::Completed(Conclusion::Failure) => {
+                account.view.completed_at.is_some_and(|at| runner.was_lost_before(at))
             }
-            _ => Ok(()),
+            _ => false,
+        };
+        match runner.filter(took_it_along) {
+            Some(runner) => {
+                self.lose_machine(account.id, &runner.key, gh::Status::InProgress, false).await?;
+                Ok(None)
+            }
+            None => Ok(scene),
         }
     }
 

@@ -76,6 +76,10 @@ fn pending(job: &Job, now: Timestamp, timings: &Timings) -> (String, Option<Next
             "The last attempt was refused ({} of {MAX_CLAIM_ATTEMPTS} strikes)",
             job.claim_attempts.min(MAX_CLAIM_ATTEMPTS)
         ),
+        "claim_exhausted" => format!(
+            "{MAX_CLAIM_ATTEMPTS} dispatchers or more died while they had it, so it is tried at longer intervals; their \
+             logs say what of"
+        ),
         "runner_stolen" | "job_still_queued" => "Its runner was given another job by GitHub".to_owned(),
         "served_elsewhere" => "GitHub runs it on a runner that is not ours".to_owned(),
         "bootstrap_failed" => "Its machine never became a runner".to_owned(),

@@ -118,6 +118,15 @@ impl Runner {
             self.state = state;
         }
     }
+    /// Its machine is gone, and never said how its work ended.
+    pub fn is_gone_silently(&self) -> bool {
+        self.state == RunnerState::Gone && self.report.is_none()
+    }
+    /// Its machine was taken back, or known to be gone, before a job of it ended, and took the job along: one that had
+    /// failed by itself would have ended before the machine did.
+    pub fn was_lost_before(&self, ended: Timestamp) -> bool {
+        self.is_gone_silently() && self.interrupted_at.is_some_and(|at| at < ended)
+    }
     /// How long a row outlives its last write: the longest job and the day GitHub keeps one queued.
     pub fn keep_until(now: Timestamp, max_runtime: std::time::Duration) -> Timestamp {
         let keep = SignedDuration::try_from(max_runtime).unwrap_or(SignedDuration::from_hours(24))

@@ -8,6 +8,7 @@ use domain::ids::{PoolName, RunnerKey};
 use provider::Machine;
 use provider::compute::Filter;
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::error::Error;
 use crate::pass::bounded;
@@ -30,6 +31,13 @@ impl WarmPools {
     pub(crate) async fn machines(&self, pool: &PoolName) -> Result<Vec<Machine>, Error> {
         let filter = Filter { pool: Some(pool.clone()), ..Filter::default() };
         bounded(self.ports.compute.list(&filter)).await
+    }
+
+    /// Has a look at the pool, so that a reservation that follows need not. Failures are met again there.
+    pub async fn look(&self, name: &PoolName) {
+        if let Err(error) = self.view(name).await {
+            debug!(pool_name = name.as_str(), %error, "the pool could not be looked at ahead");
+        }
     }
 
     /// The pool as it was at most ten seconds ago. `None`: there is no such pool.

@@ -85,11 +85,14 @@ pub(crate) struct Simulate {
     /// A day of forty organisations instead of a bad hour of two.
     #[arg(long)]
     pub(crate) day: bool,
+    /// The same organisations at a constant rate, for as long as it takes: shows what a job costs as records pile up.
+    #[arg(long, value_name = "JOBS_PER_MINUTE", conflicts_with = "day")]
+    pub(crate) steady: Option<std::num::NonZeroU32>,
     /// A week of one organisation with warm pools; `--jobs` does not matter.
-    #[arg(long, conflicts_with = "day")]
+    #[arg(long, conflicts_with_all = ["day", "steady"])]
     pub(crate) week: bool,
     /// Three days of bursts, with machines that are all cold, always hot, or kept by the tuner.
-    #[arg(long, value_name = "WARMTH", conflicts_with_all = ["day", "week"])]
+    #[arg(long, value_name = "WARMTH", conflicts_with_all = ["day", "steady", "week"])]
     pub(crate) bursts: Option<simulation::world::week::Warmth>,
     /// Write a picture of waits and fleet (SVG).
     #[arg(long, value_name = "FILE")]
@@ -116,13 +119,13 @@ impl Simulate {
             Some(warmth) => Work::Bursts(warmth),
             None if self.week => Work::Week,
             None if self.day => Work::Day,
-            None => Work::Hour,
+            None => self.steady.map_or(Work::Hour, Work::Steady),
         }
     }
 
     /// How much of what happened is kept to explain a broken invariant.
     pub(crate) const fn lines(&self) -> usize {
-        if self.day { 0 } else { 20_000 }
+        if self.day || self.steady.is_some() { 0 } else { 20_000 }
     }
 
     /// The command that shows one of the worlds again.
@@ -134,6 +137,10 @@ impl Simulate {
         );
         if self.day {
             text.push_str(" --day");
+        }
+        if let Some(per_minute) = self.steady {
+            text.push_str(" --steady ");
+            text.push_str(&per_minute.to_string());
         }
         if self.week {
             text.push_str(" --week");

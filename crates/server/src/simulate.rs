@@ -74,13 +74,13 @@ pub(crate) fn main(options: &cli::Simulate) -> anyhow::Result<ExitCode> {
 struct Finished {
     jobs: u64,
     violations: u64,
-    lost: u64,
+    lost_to: BTreeMap<String, u64>,
     text: String,
 }
 
 impl Finished {
     const fn failed() -> Self {
-        Self { jobs: 0, violations: 1, lost: 0, text: String::new() }
+        Self { jobs: 0, violations: 1, lost_to: BTreeMap::new(), text: String::new() }
     }
 }
 
@@ -89,6 +89,7 @@ struct Total {
     seeds: u64,
     jobs: u64,
     lost: u64,
+    lost_to: BTreeMap<String, u64>,
     violations: u64,
     failed_seeds: u64,
 }
@@ -97,7 +98,10 @@ impl Total {
     fn add(&mut self, done: &Finished) {
         self.seeds += 1;
         self.jobs += done.jobs;
-        self.lost += done.lost;
+        for (reason, jobs) in &done.lost_to {
+            self.lost += jobs;
+            *self.lost_to.entry(reason.clone()).or_default() += jobs;
+        }
         self.violations += done.violations;
         self.failed_seeds += u64::from(done.violations > 0);
     }
@@ -105,8 +109,9 @@ impl Total {
 
 impl std::fmt::Display for Total {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { seeds, jobs, lost, violations, failed_seeds } = self;
-        write!(f, "{seeds} seeds, {jobs} jobs, {lost} lost, {violations} violations in {failed_seeds} seeds")
+        let Self { seeds, jobs, lost, lost_to, violations, failed_seeds } = self;
+        let why = because(lost_to);
+        write!(f, "{seeds} seeds, {jobs} jobs, {lost} lost{why}, {violations} violations in {failed_seeds} seeds")
     }
 }
 
@@ -146,8 +151,8 @@ fn one(options: &cli::Simulate, seed: u64) -> anyhow::Result<Finished> {
         std::fs::write(path, plot::svg(&outcome.series, &plot_title(&outcome.summary)))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let Summary { jobs, lost, violations, .. } = outcome.summary;
-    Ok(Finished { jobs, lost, violations, text })
+    let Summary { jobs, lost_to, violations, .. } = outcome.summary;
+    Ok(Finished { jobs, lost_to, violations, text })
 }
 
 fn plot_title(summary: &Summary) -> String {
@@ -157,12 +162,13 @@ fn plot_title(summary: &Summary) -> String {
 fn shown(outcome: &Outcome, took: f64, seed: u64) -> String {
     let s = &outcome.summary;
     let mut text = format!(
-        "seed {seed}: {} jobs, {} completed, {} re-run, {} lost; wait {:.0}/{:.0}/{:.0} s (p50/p95/p99); {} launches \
+        "seed {seed}: {} jobs, {} completed, {} re-run, {} lost{}; wait {:.0}/{:.0}/{:.0} s (p50/p95/p99); {} launches \
          ({:+}), {} reclaimed, {} stolen; {} hot, {} warm, {} cold; {:.2} USD; {} virtual s in {took:.2} s ({:.0} jobs/s)",
         s.jobs,
         s.completed,
         s.rerun,
         s.lost,
+        because(&s.lost_to),
         s.wait_s_p50,
         s.wait_s_p95,
         s.wait_s_p99,
@@ -193,6 +199,12 @@ fn shown(outcome: &Outcome, took: f64, seed: u64) -> String {
         let _ = write!(text, "\n  peak memory of the process: {memory} MiB");
     }
     text
+}
+
+/// Why jobs were lost, if any were.
+fn because(lost_to: &BTreeMap<String, u64>) -> String {
+    let reasons: Vec<String> = lost_to.iter().map(|(reason, jobs)| format!("{reason} {jobs}")).collect();
+    if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) }
 }
 
 /// MiB, where the system tells.

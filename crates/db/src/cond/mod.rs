@@ -167,7 +167,10 @@ pub(crate) fn named_once(table: &Schema, update: &Update) -> Result<(), Error> {
 /// The row after the update; unnamed attributes survive.
 pub(crate) fn updated(table: &Schema, key: &Key, row: Option<&Item>, update: Update) -> Result<Item, Error> {
     named_once(table, &update)?;
-    let mut item = row.cloned().unwrap_or_default();
+    let fresh = |name: &str| row.is_none_or(|row| !row.contains_key(name));
+    let set = update.set.iter().chain(&update.set_if_absent).map(|(name, _)| name);
+    let more = set.chain(update.add.keys()).filter(|name| fresh(name)).count();
+    let mut item = row.unwrap_or(&Item::new()).with_room(more + usize::from(row.is_none()));
     item.insert(table.key, key.to_value());
     for name in &update.remove {
         item.remove(name);

@@ -355,6 +355,10 @@ mod emulated {
                         continue;
                     }
                     let expected = model.ask(op.clone());
+                    // moto applies such an update up to the clause that it refuses.
+                    if matches!((&expected, &op), (Answer::Refused, Op::Update(..))) {
+                        continue;
+                    }
                     let answer = ask(&back, &P, op.clone()).await;
                     if (&expected, &answer) != (&Answer::Lost, &Answer::Refused) {
                         prop_assert_eq!(answer, expected, "{:?}", op);

@@ -6,13 +6,12 @@ use db::Outcome;
 use domain::clock::{self, Timestamp};
 use domain::ids::{LaunchId, LeaseToken, RunnerKey};
 use domain::job::claim::{self, Decision, Done};
-use domain::job::transition::SettleReason;
-use domain::job::{Job, Lease, Milestone, Move, Settled};
+use domain::job::{Job, Lease, Milestone};
 use domain::message::JobMessage;
 use github::labels;
 use queue::Disposition;
-use telemetry::metrics::DedupPath;
-use tracing::debug;
+use telemetry::metrics::{DedupPath, SchedulingFailure};
+use tracing::{debug, error};
 
 use super::keep_for;
 use crate::context::{Dispatch, Error};
@@ -32,16 +31,15 @@ impl Dispatch {
             };
             let class = labels::class_key(&message.repo, &labels::fallback_labels(message).labels);
             let mut decision = claim::decide(read.as_ref(), message, lease, class, &cx);
-            let (new, answer) = match &mut decision {
+            let new = match &mut decision {
                 Decision::Claim { job, .. } => {
                     let attempt = job.attempt();
                     if let Some(sent) = sent_at {
                         job.timeline.stamp(attempt, Milestone::Queued, sent);
                     }
-                    (job.clone(), None)
+                    job.clone()
                 }
-                Decision::Resume { job, .. } => (job.clone(), None),
-                Decision::Exhausted { job } => (job.clone(), Some(Disposition::Ack)),
+                Decision::Resume { job, .. } | Decision::Pause { job, .. } => job.clone(),
                 Decision::Contended { remaining } => {
                     self.ports.metrics.claim_contended();
                     let jitter = Duration::from_secs_f64(1.0 + 4.0 * cx.chance).min(timings.heartbeat);
@@ -60,13 +58,17 @@ impl Dispatch {
                 None => self.ports.jobs.create(&new).await?,
             };
             let Outcome::Applied(job) = written else { continue };
-            if let Some(disposition) = answer {
-                if let Some(before) = &read {
-                    let reason = SettleReason::ClaimExhausted;
-                    let step = Move::Settle { end: Settled::Error, reason };
-                    self.moved(before, &job, step, "claim").await;
-                }
-                return Ok(Claimed::Answer(disposition));
+            if let (Decision::Pause { step, .. }, Some(before)) = (&decision, &read) {
+                self.ports.metrics.scheduling_failure(SchedulingFailure("job_claim"));
+                error!(
+                    event = "job_claims_died",
+                    job_id = job.id.get(),
+                    strikes = job.claim_attempts,
+                    not_before = job.not_before.map(|at| at.to_string()),
+                    "the dispatchers that had this job died one after the other; it is tried again after a pause"
+                );
+                self.moved(before, &job, *step, "claim").await;
+                return Ok(Claimed::Answer(Disposition::Ack));
             }
             let Some(token) = job.lease.as_ref().map(|l| l.token.clone()) else { return Err(Error::Contended) };
             let existed = read.is_some();

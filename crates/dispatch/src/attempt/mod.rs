@@ -170,7 +170,8 @@ impl Dispatch {
         let deadline = Instant::now() + timings.process;
         let mut steps = Steps::new();
         let approach = self.batcher.approach();
-        let claimed = match self.claim(message, sent_at).await? {
+        let (claimed, ()) = tokio::join!(self.claim(message, sent_at), self.look_at_pool(message));
+        let claimed = match claimed? {
             Claimed::Work(claimed) => claimed,
             Claimed::Answer(disposition) => return Ok(disposition),
         };

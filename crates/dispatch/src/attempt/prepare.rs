@@ -228,11 +228,9 @@ impl Dispatch {
         // The dead attempt may have come further than its records say: the machine is never ended blindly.
         attempt.handed_over = true;
         if attempt.job.claim_attempts > MAX_CLAIM_ATTEMPTS {
-            return Err(Failure::Failed {
-                class: FailureClass::Permanent,
-                until: None,
-                error: "every attempt to finish the hand-over died".to_owned(),
-            });
+            return Err(Failure::transient(
+                &"every attempt to finish the hand-over died; another machine may do better",
+            ));
         }
         match (machine, row) {
             (Some(machine), Some(row)) if !machine.state.is_gone() && row.state.is_live() => {

@@ -28,6 +28,7 @@ use std::time::Duration;
 use domain::ids::{JobId, RunnerKey};
 use domain::job::apply::Context;
 use domain::job::{Event, Job};
+use domain::message::JobMessage;
 use domain::runner::{Runner, RunnerState};
 use pools::{Spare, WarmPools};
 use telemetry::metrics::PoolAssign;
@@ -45,6 +46,13 @@ const SPARES: usize = 3;
 const TAGGING: Duration = Duration::from_secs(3);
 
 impl Dispatch {
+    /// Looks at the job's pool while the job is being claimed, so that its spares are known afterwards.
+    pub(super) async fn look_at_pool(&self, message: &JobMessage) {
+        if let (Some(pools), Some(pool)) = (self.ports.pools.as_deref(), &message.spec.pool) {
+            pools.look(pool).await;
+        }
+    }
+
     /// Serves the job with a spare of its pool. `None`: there is none to be had.
     pub(super) async fn serve_from_pool(&self, attempt: &mut Attempt) -> Result<Option<Worked>, Failure> {
         let Some(pools) = self.ports.pools.as_deref() else { return Ok(None) };

@@ -203,7 +203,14 @@ impl Dispatch {
             .await?;
         }
         let Some(row) = row.filter(|row| row.state.is_live()) else { return Ok(()) };
-        let row = self.end_runner(&row.key, RunnerState::Gone).await?;
+        let row = self
+            .change_runner(&row.key, |row| {
+                if row.report.is_none() {
+                    row.interrupted_at.get_or_insert(clock::whole_seconds(at));
+                }
+                row.advance(RunnerState::Gone);
+            })
+            .await?;
         self.within("hand-over and registration", self.clear_machine(key, row.as_ref())).await;
         self.wants_machines(row.as_ref());
         Ok(())

@@ -7,7 +7,7 @@ use queue::Message;
 use serde_json::json;
 
 use crate::support::faults::Port;
-use crate::support::github::LABEL;
+use crate::support::github::{Fate, LABEL};
 use crate::support::world::World;
 use crate::support::{minutes, seconds};
 
@@ -124,6 +124,54 @@ async fn a_warning_while_the_job_runs_leads_to_one_re_run_on_demand() {
     world.must_be_served(again[0].id).await;
     world.must_have_launched(2);
     assert_eq!(world.machines.orders().iter().map(|order| order.spot).collect::<Vec<_>>(), [true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_nobody_told_us_of_is_re_run_when_its_machine_took_it_along() {
+    let world = World::new();
+    // An idle runner of the class, left by a cancelled job.
+    let gone = world.queue_job();
+    world.until_state(gone, JobState::Launched, minutes(1)).await;
+    let key = machine_of(&world, gone).await;
+    world.github.cancel(world.run_of(gone));
+    world.pass(seconds(30)).await;
+    world.github.fate("queued", Fate::Vanishes);
+    world.github.fate("in_progress", Fate::Vanishes);
+    let job = world.queue_long_job(minutes(20));
+    world.pass(seconds(30)).await;
+    assert!(world.state(job).await.is_none(), "{}", world.describe().await);
+    world.machines.vanish(&key);
+    ended(&world, &key).await;
+    // The first we hear of it is that GitHub has given its runner up.
+    world
+        .until("the re-run is asked for", minutes(60), async |w| {
+            w.reads(job, |job| job.rerun == Some(RerunState::Done)).await
+        })
+        .await;
+    world.settle_down(minutes(90)).await;
+    let again: Vec<_> = world.all_jobs().await.into_iter().filter(|record| ![job, gone].contains(&record.id)).collect();
+    assert_eq!(again.len(), 1, "one re-run: {}", world.describe().await);
+    world.must_be_served(again[0].id).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_red_job_nobody_told_us_of_is_not_re_run_although_its_machine_is_gone() {
+    let world = World::new();
+    world.machines.change(|nature| nature.final_report_lost = true);
+    let gone = world.queue_job();
+    world.until_state(gone, JobState::Launched, minutes(1)).await;
+    let key = machine_of(&world, gone).await;
+    world.github.cancel(world.run_of(gone));
+    world.pass(seconds(30)).await;
+    world.github.fate("queued", Fate::Vanishes);
+    world.github.fate("in_progress", Fate::Vanishes);
+    world.github.fate("completed", Fate::Late(minutes(20)));
+    let (_, jobs) = world.github.queue_jobs(&[LABEL], 1, seconds(20), Conclusion::Failure);
+    world.until("its machine is gone", minutes(15), async |w| !w.machines.live().contains(&key)).await;
+    assert!(world.state(jobs[0]).await.is_none(), "{}", world.describe().await);
+    world.until_state(jobs[0], JobState::Settled(Settled::Completed), minutes(60)).await;
+    world.pass(minutes(60)).await;
+    assert_eq!(world.all_jobs().await.len(), 2, "{}", world.describe().await);
 }
 
 #[tokio::test(start_paused = true)]

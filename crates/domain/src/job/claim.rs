@@ -1,8 +1,8 @@
 //! May this message's holder work on the job? The decision of the lease.
 //!
 //! The record may be absent (the webhook's write failed but its message was sent), pending, leased, bound, or over.
-//! Only a dead lease is ever taken over, and every take-over is a strike, so that a job that kills its dispatcher
-//! cannot do so for ever. "Somebody else has it" is *not* a reason to acknowledge the message: if that somebody dies,
+//! Only a dead lease is ever taken over, and every take-over is a strike: a job that may be what kills its dispatchers
+//! is left alone for a while after three of them. "Somebody else has it" is *not* a reason to acknowledge the message: if that somebody dies,
 //! the message is what wakes the next.
 
 use std::time::Duration;
@@ -33,10 +33,12 @@ pub enum Decision {
         /// The machine bound by the dead attempt.
         instance: RunnerKey,
     },
-    /// Write this (settled, out of strikes), then acknowledge.
-    Exhausted {
+    /// Write this (pending again after a pause: three dispatchers died over it), then acknowledge.
+    Pause {
         /// The record to write.
         job: Box<Job>,
+        /// The move that this is.
+        step: Move,
     },
     /// Somebody works on it: keep the message for so long.
     Contended {
@@ -79,8 +81,8 @@ pub fn decide(job: Option<&Job>, message: &JobMessage, lease: Lease, class: Clas
             stolen: strike,
         },
         Some(step) => match job.apply(step, None, cx) {
-            Some(settled) => Decision::Exhausted { job: Box::new(settled) },
-            None => Decision::Done(Done::Settled),
+            Some(paused) if paused.state == JobState::Requeued => Decision::Pause { job: Box::new(paused), step },
+            _ => Decision::Done(Done::Settled),
         },
         None => match job.state {
             JobState::Requeued => Decision::Done(Done::NotDue),

@@ -47,13 +47,21 @@ fn a_live_lease_contends_and_a_dead_one_is_stolen_with_a_strike() {
 }
 
 #[test]
-fn the_third_dead_lease_settles_the_job() {
+fn after_the_third_dead_lease_the_job_waits_and_is_not_given_up() {
     let mut job = claimed(7, "old");
     job.claim_attempts = 3;
-    let Decision::Exhausted { job } = ask(Some(&job), 101) else { panic!() };
-    assert_eq!(job.state, JobState::Settled(Settled::Error));
-    assert_eq!(job.settled_reason.as_deref(), Some("claim_exhausted"));
-    assert!(job.completed_at.is_some() && job.ttl.is_some());
+    job.launch_id = Some("launch".into());
+    let Decision::Pause { job: waits, .. } = ask(Some(&job), 101) else { panic!() };
+    assert_eq!((waits.state, waits.requeue_reason.as_deref()), (JobState::Requeued, Some("claim_exhausted")));
+    let due = waits.not_before.unwrap();
+    assert!(due > at(101) && waits.redrive_at == Some(due), "the outbox wakes it when it is due");
+    assert_eq!(ask(Some(&waits), 102), Decision::Done(Done::NotDue));
+    let later = clock::since(due, at(0)).as_secs();
+    let Decision::Claim { job, previous_launch, .. } = ask(Some(&waits), i64::try_from(later).unwrap()) else {
+        panic!()
+    };
+    assert!(previous_launch.is_some(), "what the dead attempts launched is adopted");
+    assert!(!job.strikes_left(), "and the next one that dies costs a pause again");
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //!
 //! Rules that hold across rows:
 //! * A settled job stays settled; only an operator may revive one that ended in `error` or `orphaned`.
+//! * A process that dies is no reason to give up on the job it had: the job waits longer after its third dead lease, and
+//!   is tried for as long as GitHub keeps it.
 //! * A job GitHub has concluded is never dispatched again. Only a re-run, under a new id, repeats it.
 //! * Where GitHub cannot be asked, nothing irreversible happens before the 24 h deadline; the one exception is a spot
 //!   warning for a job that has not started.
@@ -306,6 +308,7 @@ pub enum RequeueReason {
     CapacityWait,
     Transient,
     Permanent,
+    ClaimExhausted,
     RunnerStolen,
     ServedElsewhere,
     JobStillQueued,
@@ -326,6 +329,7 @@ impl RequeueReason {
             Self::CapacityWait => "capacity_wait",
             Self::Transient => "transient",
             Self::Permanent => "permanent",
+            Self::ClaimExhausted => "claim_exhausted",
             Self::RunnerStolen => "runner_stolen",
             Self::ServedElsewhere => "served_elsewhere",
             Self::JobStillQueued => "job_still_queued",
@@ -348,7 +352,6 @@ pub enum SettleReason {
     AgentReport,
     RunnerLost,
     InstanceGone,
-    ClaimExhausted,
     Invalid,
     WindowsUnsupported,
     Refused,
@@ -361,13 +364,12 @@ pub enum SettleReason {
 
 impl SettleReason {
     /// Every reason.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 13] = [
         Self::Concluded,
         Self::Missing,
         Self::AgentReport,
         Self::RunnerLost,
         Self::InstanceGone,
-        Self::ClaimExhausted,
         Self::Invalid,
         Self::WindowsUnsupported,
         Self::Refused,
@@ -386,7 +388,6 @@ impl SettleReason {
             Self::AgentReport => "agent_report",
             Self::RunnerLost => "runner_lost",
             Self::InstanceGone => "instance_gone",
-            Self::ClaimExhausted => "claim_exhausted",
             Self::Invalid => "invalid",
             Self::WindowsUnsupported => "windows_unsupported",
             Self::Refused => "refused",
@@ -406,7 +407,6 @@ impl SettleReason {
     /// The `task_type` of `scheduling_failure_total`, when settling so means that we gave up.
     pub const fn scheduling_failure(self) -> Option<&'static str> {
         match self {
-            Self::ClaimExhausted => Some("job_claim"),
             Self::Invalid | Self::Refused => Some("fleet_create"),
             Self::WindowsUnsupported => Some("windows_unsupported"),
             Self::Displaced => Some("job_still_queued"),
@@ -444,6 +444,9 @@ const ORPHANED: Move = Move::Settle { end: Settled::Orphaned, reason: SettleReas
 const LOST: Move = Move::Settle { end: Settled::Interrupted, reason: SettleReason::RunnerLost };
 const CONDEMN: Move = Move::Condemn { rerun: true };
 
+/// Three dispatchers died over it, so it may be what kills them: the next one comes after a pause.
+const PAUSE: Move = requeue(Bump::None, Wake::BackOff, RequeueReason::ClaimExhausted);
+
 const fn error(reason: SettleReason) -> Move {
     Move::Settle { end: Settled::Error, reason }
 }
@@ -477,7 +480,7 @@ pub fn transition(from: Option<JobState>, event: &Event) -> Option<Move> {
         (Event::Claim { due: true, .. }, Requeued) => Some(Move::Claim { strike: false }),
         (Event::Claim { message_is_newer: true, .. }, Terminating) => Some(Move::Claim { strike: false }),
         (Event::Claim { lease_expired: true, strikes_left, .. }, Claiming) => {
-            Some(if strikes_left { Move::Claim { strike: true } } else { error(SettleReason::ClaimExhausted) })
+            Some(if strikes_left { Move::Claim { strike: true } } else { PAUSE })
         }
 
         (Event::Bind { token_matches: true }, Claiming) => Some(Move::Bind),
@@ -579,11 +582,10 @@ pub fn transition(from: Option<JobState>, event: &Event) -> Option<Move> {
             Status::Completed(conclusion) => Some(settle(conclusion)),
             Status::Missing => Some(MISSING),
             Status::InProgress => None,
-            Status::Queued | Status::Unknown => Some(if strikes_left {
-                requeue(Bump::Strike, Wake::Now, RequeueReason::StaleQueued)
-            } else {
-                error(SettleReason::ClaimExhausted)
-            }),
+            Status::Queued | Status::Unknown if strikes_left => {
+                Some(requeue(Bump::Strike, Wake::Now, RequeueReason::StaleQueued))
+            }
+            Status::Queued | Status::Unknown => Some(PAUSE),
         },
         (
             Event::OrphanCheck { github, instance_gone: true, deadline_passed, displacements_left, .. },

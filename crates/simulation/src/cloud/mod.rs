@@ -314,17 +314,19 @@ impl State {
                         value.is_some_and(|value| values.contains(value))
                     })
                 };
-                let launch = filters.iter().find(|(name, _)| *name == format!("tag:{}", provider::tags::LAUNCH_ID));
-                let states = filters.iter().find(|(name, _)| name == "instance-state-name");
+                let of = |name: &str| filters.iter().find(|(filter, _)| filter == name);
+                let launch = of(&format!("tag:{}", provider::tags::LAUNCH_ID));
+                let (ids, states) = (of("instance-id"), of("instance-state-name"));
                 let gone =
                     states.is_none_or(|(_, states)| states.iter().any(|s| s == "terminated" || s == "shutting-down"));
-                Ok(match launch {
-                    Some((_, launches)) => {
+                Ok(match (ids, launch) {
+                    (Some((_, ids)), _) => ids.iter().filter_map(shown).filter(passes).cloned().collect(),
+                    (None, Some((_, launches))) => {
                         let ids = launches.iter().filter_map(|launch| self.launches.get(launch)).flatten();
                         ids.filter_map(shown).filter(passes).cloned().collect()
                     }
-                    None if gone => self.instances.keys().filter_map(shown).filter(passes).cloned().collect(),
-                    None => self.live.iter().filter_map(shown).filter(passes).cloned().collect(),
+                    (None, None) if gone => self.instances.keys().filter_map(shown).filter(passes).cloned().collect(),
+                    (None, None) => self.live.iter().filter_map(shown).filter(passes).cloned().collect(),
                 })
             }
         }

@@ -61,10 +61,10 @@ impl Drought {
 
 /// How long before it is taken back an instance is warned. AWS: "Spot Instance interruption notices".
 const WARNING: Duration = Duration::from_secs(120);
-/// How long terminated instances are still described. AWS: about an hour.
-const DESCRIBED: Duration = Duration::from_secs(3600);
-/// How long client tokens are remembered here; EC2 remembers them longer than any launch lasts.
-const TOKENS: Duration = Duration::from_secs(3600);
+/// How long terminated instances are still described. AWS: less than an hour, as a rule.
+const DESCRIBED: Duration = Duration::from_secs(20 * 60);
+/// How long client tokens are remembered here: longer than any launch lasts, its repetitions included.
+const TOKENS: Duration = Duration::from_secs(15 * 60);
 /// How long an instance takes to shut down.
 const SHUTDOWN: Duration = Duration::from_secs(8);
 

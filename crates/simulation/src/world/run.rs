@@ -119,7 +119,7 @@ const CONVERGED: Duration = Duration::from_secs(60 * 60);
 impl World {
     fn new(options: &Options) -> Self {
         let seed = options.seed;
-        let accounts = if options.work == Work::Day { ACCOUNTS.1 } else { ACCOUNTS.0 };
+        let accounts = if options.work.is_of_many() { ACCOUNTS.1 } else { ACCOUNTS.0 };
         let mut scenario = Scenario::draw(seed, options.replicas, options.faults, accounts);
         scenario.pools &= options.work == Work::Hour;
         if let Some(days) = options.work.days().filter(|_| options.faults.any()) {
@@ -128,7 +128,7 @@ impl World {
         let clock: Arc<dyn Clock> = WorldClock::starting_now();
         let journal = Journal::new(options.keep);
         let bounds =
-            if options.work == Work::Day { Bounds { row_kept: KEPT, ..Bounds::default() } } else { Bounds::default() };
+            if options.work.is_of_many() { Bounds { row_kept: KEPT, ..Bounds::default() } } else { Bounds::default() };
         let invariants = Invariants::new(bounds);
         let tally = Tally::new(seed, WorldClock::beginning());
         let witnesses: Vec<Arc<dyn Witness>> = vec![tally.clone(), journal.clone(), invariants.clone()];
@@ -204,7 +204,7 @@ impl World {
         let opened = match options.work {
             Work::Hour if self.scenario.pools => self.operator.open().await,
             Work::Week | Work::Bursts(_) => week::open(&self.operator, options.work.warmth()).await,
-            Work::Hour | Work::Day => Ok(()),
+            Work::Hour | Work::Day | Work::Steady(_) => Ok(()),
         };
         if let Err(error) = opened {
             self.outside.scene.happened(&Happening::PoolMissed { what: &error.to_string() });
@@ -215,7 +215,7 @@ impl World {
         let mut chances = Vec::new();
         for (number, skew) in self.scenario.skews.iter().enumerate() {
             let (odds, rng) = (odds(&self.scenario), chance(self.scenario.seed, &format!("replica {number}")));
-            let permits = if options.work == Work::Day { 512 } else { 20 };
+            let permits = if options.work.is_of_many() { 512 } else { 20 };
             let replica = Replica::new(number, self.outside.clone(), *skew, odds, rng, permits);
             chances.push(Arc::clone(&replica.chances));
             let fates = Fates {
@@ -228,7 +228,8 @@ impl World {
         }
         let load: Box<dyn Load> = match options.work {
             Work::Hour => Box::new(Hour::new(&self.scenario, options.jobs)),
-            Work::Day => Box::new(Day::new(&self.scenario, options.jobs)),
+            Work::Day => Box::new(Day::new(&self.scenario, options.jobs, None)),
+            Work::Steady(per_minute) => Box::new(Day::new(&self.scenario, options.jobs, Some(per_minute))),
             work @ (Work::Week | Work::Bursts(_)) => {
                 Box::new(Bursts::new(&self.scenario, work.days().unwrap_or(1), work.warmth()))
             }
@@ -238,7 +239,7 @@ impl World {
             let rng = chance(self.scenario.seed, "outages");
             around.spawn(outages(self.outside.weather.clone(), rng, self.began + self.scenario.trouble));
         }
-        if options.work == Work::Day {
+        if options.work.is_of_many() {
             around.spawn(collect(Arc::clone(&self.outside.store), Arc::clone(&self.outside.clock)));
         }
         tokio::time::sleep_until(self.began + self.scenario.trouble).await;

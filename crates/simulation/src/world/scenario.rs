@@ -3,6 +3,7 @@
 //! Everything is drawn here, before the world begins, or by the generators that are split off here: so that the
 //! story of a job can be told again from the seed alone.
 
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +86,8 @@ pub enum Work {
     Hour,
     /// A day of forty organisations.
     Day,
+    /// The same at a constant rate, in jobs a minute.
+    Steady(NonZeroU32),
     /// A week of one organisation, with warm pools.
     Week,
     /// Three days of one organisation with two long bursts each, whose machines are found so.
@@ -95,10 +98,15 @@ impl Work {
     /// The pools are part of the work, and trouble lasts as long as it.
     pub fn days(self) -> Option<u64> {
         match self {
-            Self::Hour | Self::Day => None,
+            Self::Hour | Self::Day | Self::Steady(_) => None,
             Self::Week => Some(7),
             Self::Bursts(_) => Some(3),
         }
+    }
+
+    /// Forty organisations, whose records are collected while the work goes on.
+    pub fn is_of_many(self) -> bool {
+        matches!(self, Self::Day | Self::Steady(_))
     }
 
     /// How bursts find their machines.
@@ -256,11 +264,12 @@ impl Load for Hour {
 }
 
 /// A working day of many organisations: a quiet night, two humps, and on every full hour the jobs that somebody
-/// scheduled.
+/// scheduled. Or the same jobs at a constant rate.
 pub struct Day {
     rng: Arc<dyn Rng>,
     repos: Vec<Repo>,
     jobs: u64,
+    per_minute: Option<NonZeroU32>,
     given: u64,
     second: u64,
     ready: Vec<Push>,
@@ -269,10 +278,10 @@ pub struct Day {
 const SECONDS: u64 = 86_400;
 
 impl Day {
-    /// So many jobs, about.
-    pub fn new(scenario: &Scenario, jobs: u64) -> Self {
+    /// So many jobs, about; in a day, or at a rate.
+    pub fn new(scenario: &Scenario, jobs: u64, per_minute: Option<NonZeroU32>) -> Self {
         let rng = chance(scenario.seed, "load");
-        Self { rng, repos: scenario.repos.clone(), jobs, given: 0, second: 0, ready: Vec::new() }
+        Self { rng, repos: scenario.repos.clone(), jobs, per_minute, given: 0, second: 0, ready: Vec::new() }
     }
 
     /// How busy a second of the day is; over the day it sums up to about 1 for each second.
@@ -285,8 +294,12 @@ impl Day {
 
     fn fill(&mut self) {
         let rng = Arc::clone(&self.rng);
-        while self.ready.is_empty() && self.second < SECONDS && self.given < self.jobs {
-            let mut due = self.jobs as f64 / SECONDS as f64 * Self::busy(self.second);
+        let ends = if self.per_minute.is_some() { u64::MAX } else { SECONDS };
+        while self.ready.is_empty() && self.second < ends && self.given < self.jobs {
+            let mut due = match self.per_minute {
+                Some(rate) => f64::from(rate.get()) / 60.0,
+                None => self.jobs as f64 / SECONDS as f64 * Self::busy(self.second),
+            };
             let at = Duration::from_secs(self.second);
             self.second += 1;
             while due > 0.0 && self.given < self.jobs {

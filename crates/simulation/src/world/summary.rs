@@ -27,6 +27,8 @@ pub struct Summary {
     pub rerun: u64,
     /// Attempts that never got a runner, and that nobody cancelled.
     pub lost: u64,
+    /// Those, by the reason in their records; `open` when the record is not settled.
+    pub lost_to: BTreeMap<String, u64>,
     /// Seconds from queued to begun.
     pub wait_s_p50: f64,
     /// See `wait_s_p50`.
@@ -106,7 +108,9 @@ struct Counts {
     jobs: u64,
     completed: u64,
     rerun: u64,
-    lost: u64,
+    lost: BTreeMap<String, u64>,
+    /// Why jobs were given up that may still be served.
+    given_up: BTreeMap<JobId, String>,
     began: u64,
     launches: u64,
     ended: u64,
@@ -140,12 +144,17 @@ impl Tally {
     /// The numbers at the end.
     pub fn summary(&self, now: Timestamp, ledger: &Ledger, violations: u64) -> Summary {
         let counts = lock(&self.counts);
+        let mut lost_to = counts.lost.clone();
+        for job in counts.queued.keys() {
+            *lost_to.entry(counts.reason(*job)).or_default() += 1;
+        }
         Summary {
             seed: self.seed,
             jobs: counts.jobs,
             completed: counts.completed,
             rerun: counts.rerun,
-            lost: counts.lost + counts.queued.len() as u64,
+            lost: lost_to.values().sum(),
+            lost_to,
             wait_s_p50: counts.waits.percentile(50),
             wait_s_p95: counts.waits.percentile(95),
             wait_s_p99: counts.waits.percentile(99),
@@ -169,6 +178,10 @@ impl Tally {
 }
 
 impl Counts {
+    fn reason(&self, job: JobId) -> String {
+        self.given_up.get(&job).map_or_else(|| "open".to_owned(), Clone::clone)
+    }
+
     fn minutes(&mut self, passed: u64) {
         while (self.series.len() as u64) < passed / MINUTE {
             self.series.push(Minute {
@@ -207,12 +220,22 @@ impl Witness for Tally {
                 }
             }
             Happening::JobConcluded { job, conclusion, .. } => {
-                let waited = counts.queued.remove(job).is_some();
-                counts.lost += u64::from(waited && *conclusion != domain::gh::Conclusion::Cancelled);
+                if counts.queued.remove(job).is_some() && *conclusion != domain::gh::Conclusion::Cancelled {
+                    let reason = counts.reason(*job);
+                    *counts.lost.entry(reason).or_default() += 1;
+                }
+                counts.given_up.remove(job);
                 counts.completed += u64::from(counts.running.remove(job));
             }
             Happening::Wrote { table, before: Some(before), after: Some(after) } if table.name == JOBS.name => {
                 let is = |row: &Item, name: &str, value: &Value| row.get(name) == Some(value);
+                if is(after, "status", &"error".into())
+                    && let (Some(Value::N(id)), Some(Value::S(reason))) =
+                        (after.get("job_id"), after.get("settled_reason"))
+                    && let Some(job) = u64::try_from(*id).ok().and_then(JobId::new)
+                {
+                    counts.given_up.insert(job, reason.to_string());
+                }
                 let bound = is(before, "status", &"claiming".into()) && is(after, "status", &"launched".into());
                 match bound {
                     true if is(after, "hot_pool_hit", &true.into()) => counts.hot += 1,

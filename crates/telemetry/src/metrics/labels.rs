@@ -275,6 +275,7 @@ impl Label for RequeueReason {
         "capacity_wait",
         "transient",
         "permanent",
+        "claim_exhausted",
         "runner_stolen",
         "served_elsewhere",
         "job_still_queued",

@@ -32,7 +32,7 @@ use view::{JobRow, RunnerRow, View};
 pub const TABLE: [(&str, &str); 22] = [
     ("I1 recorded", "a job whose webhook was answered with 200 has a record, until that has been settled for long"),
     ("I2 launched", "a job that waits at GitHub gets a machine, or an end"),
-    ("I3 served", "a job of ours begins, or its record is settled"),
+    ("I3 served", "a job of ours begins, unless machine after machine failed it while the world was in trouble"),
     ("I4 one to one", "a machine is bound to one unsettled job"),
     ("I5 no surplus", "a machine that was never bound ends within minutes"),
     ("I6 no leak", "a machine without work ends"),

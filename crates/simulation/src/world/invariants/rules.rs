@@ -48,7 +48,8 @@ pub(super) fn i2_launched(view: &View, job: JobId) -> Option<Finding> {
     })
 }
 
-/// I3: a job of ours begins. A settled record is no excuse while GitHub still has it queued, unless it ended in `error`.
+/// I3: a job of ours begins. A settled record is no excuse while GitHub still has it queued, unless its machines were
+/// used up in bad weather.
 pub(super) fn i3_served(view: &View, job: JobId) -> Option<Finding> {
     let known = view.jobs.get(&job)?;
     let waits = known.concluded.is_none() && known.began.is_none() && !view.is_given_up(job);
@@ -172,9 +173,8 @@ pub(super) fn i11_acknowledged(view: &View, delivery: &Delivery, now: Timestamp)
     let just_claimed = job.and_then(|job| job.claimed).is_some_and(|at| since(now, at) < A_MOMENT);
     let legal = row.is_some_and(|row| match &*row.status {
         "requeued" => row.redrive,
-        "launched" => row.prepared,
         // Of a later generation, or claimed a moment ago: this began after the message was found to be of no use.
-        "claiming" => row.generation > i64::from(message.dispatch_seq) || just_claimed,
+        "claiming" | "launched" if !row.prepared => row.generation > i64::from(message.dispatch_seq) || just_claimed,
         _ => true,
     });
     // A record that was collected long after its end needs no message either.

@@ -40,10 +40,12 @@ pub(super) struct JobRow {
     /// Epoch milliseconds.
     pub(super) lease_until: i64,
     pub(super) completed_at: Option<Arc<str>>,
-    /// When what ended the record began: its end, or the claim whose lease died as the last of them.
-    decided_at: Option<Arc<str>>,
+    settled_reason: Option<Arc<str>>,
     pub(super) rerun_pending: bool,
 }
+
+/// Why a job may be given up that GitHub still has queued: a number of its machines was used up.
+const EXCUSES: [&str; 3] = ["bootstrap_failed", "unconfirmed", "displaced"];
 
 const OPEN: [&str; 5] = ["requeued", "claiming", "launched", "running", "terminating"];
 
@@ -65,10 +67,7 @@ impl JobRow {
             lease: text(row, "lease_token"),
             lease_until: whole(row, "lease_expires_at"),
             completed_at: text(row, "completed_at"),
-            decided_at: match text(row, "settled_reason").as_deref() {
-                Some("claim_exhausted") => text(row, "created_at"),
-                _ => text(row, "completed_at"),
-            },
+            settled_reason: text(row, "settled_reason"),
             rerun_pending: text(row, "rerun_state").as_deref() == Some("pending"),
         })
     }
@@ -185,12 +184,14 @@ impl View {
             && self.secrets.is_empty()
     }
 
-    /// Whether the orchestrator has given up on a job, while the world gave it reason to: GitHub will end it. A lease
-    /// that was taken in bad weather may die in good weather.
+    /// Whether the orchestrator has given up on a job, while the world gave it reason to: GitHub will end it. Machines
+    /// that do not come up cost money each, so there is an end to them. Processes that die are no reason.
     pub(super) fn is_given_up(&self, job: JobId) -> bool {
         self.jobs.get(&job).and_then(|job| job.row.as_ref()).is_some_and(|row| {
-            let decided = row.decided_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
-            &*row.status == "error" && self.healthy.is_none_or(|healthy| decided.is_none_or(|at| at <= healthy))
+            let excused = row.settled_reason.as_deref().is_some_and(|reason| EXCUSES.contains(&reason));
+            let decided = row.completed_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
+            let in_trouble = self.healthy.is_none_or(|healthy| decided.is_none_or(|at| at <= healthy));
+            &*row.status == "error" && excused && in_trouble
         })
     }
 

@@ -29,10 +29,11 @@ pub(crate) trait Payloads {
 
 /// A place where broker operations run.
 pub(crate) trait Store: Send + Sync + 'static {
-    /// Runs `op` with the queue and its dead letters open; answers when its changes are durable.
+    /// Runs `op` with the queue and its dead letters open; answers when its changes are kept as they have to be.
     fn run<T: Send + 'static>(
         &self,
         queue: &Arc<QueueConfig>,
+        keep: Keep,
         op: impl FnOnce(&mut Broker, &dyn Payloads) -> Result<T, Error> + Send + 'static,
     ) -> impl Future<Output = Result<T, Error>> + Send;
 
@@ -44,6 +45,15 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// Who waits for messages.
     fn waiters(&self) -> &Waiters;
+}
+
+/// What the changes of an operation have to survive before it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// The machine's end: they are on disk.
+    Synced,
+    /// The end of this process. Who has taken a message is forgotten at the next start anyway.
+    Written,
 }
 
 /// See [`Store::give_back`]. `None` where an answer cannot get lost.
@@ -131,6 +141,7 @@ impl<S: Store> EmbeddedQueue<S> {
 
     async fn run<T: Send + 'static>(
         &self,
+        keep: Keep,
         op: impl FnOnce(&mut Broker, &dyn Payloads, &str) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let now = self.store.time().now();
@@ -139,14 +150,14 @@ impl<S: Store> EmbeddedQueue<S> {
             broker.advance(now);
             op(broker, payloads, &config.name)
         };
-        self.store.run(&self.config, op).await
+        self.store.run(&self.config, keep, op).await
     }
 
     async fn look(&self, max: usize, visibility: Duration) -> Result<Received, Error> {
         let deadline = Instant::now() + visibility;
         let rng = Arc::clone(&self.rng);
         let give_back = self.store.give_back(&self.config, self.store.time().now());
-        self.run(move |broker, payloads, queue| {
+        self.run(Keep::Written, move |broker, payloads, queue| {
             let mut deliveries = Vec::new();
             for taken in broker.receive(queue, max, visibility, &*rng)? {
                 let Payload { body, attributes } = payloads.payload(taken.seq)?;
@@ -179,7 +190,7 @@ impl<S: Store> Queue for EmbeddedQueue<S> {
 
     async fn send(&self, message: Message) -> Result<String, Error> {
         let sent_at = self.wall();
-        self.run(move |broker, _, queue| broker.send(queue, message, sent_at)).await
+        self.run(Keep::Synced, move |broker, _, queue| broker.send(queue, message, sent_at)).await
     }
 
     async fn receive(&self, max: usize, wait: Duration, visibility: Duration) -> Result<Vec<Delivery>, Error> {
@@ -199,12 +210,12 @@ impl<S: Store> Queue for EmbeddedQueue<S> {
 
     async fn ack(&self, handle: &Handle) -> Result<(), Error> {
         let handle = handle.clone();
-        self.run(move |broker, _, queue| broker.ack(queue, &handle)).await
+        self.run(Keep::Synced, move |broker, _, queue| broker.ack(queue, &handle)).await
     }
 
     async fn extend(&self, handle: &Handle, visibility: Duration) -> Result<(), Error> {
         let (handle, visibility) = (handle.clone(), visibility.min(MAX_VISIBILITY));
-        self.run(move |broker, _, queue| broker.extend(queue, &handle, visibility)).await
+        self.run(Keep::Written, move |broker, _, queue| broker.extend(queue, &handle, visibility)).await
     }
 
     async fn reject(&self, delivery: &Delivery, reason: &str) -> Result<(), Error> {
@@ -212,16 +223,16 @@ impl<S: Store> Queue for EmbeddedQueue<S> {
             poison::log_removed(&self.config.name, delivery, reason);
         }
         let (delivery, reason, sent_at) = (delivery.clone(), reason.to_owned(), self.wall());
-        self.run(move |broker, _, queue| broker.reject(queue, &delivery, &reason, sent_at)).await
+        self.run(Keep::Synced, move |broker, _, queue| broker.reject(queue, &delivery, &reason, sent_at)).await
     }
 
     async fn ping(&self) -> Result<(), Error> {
-        let probe = self.run(|_, _, _| Ok(()));
+        let probe = self.run(Keep::Synced, |_, _, _| Ok(()));
         timeout(Duration::from_secs(2), probe).await.unwrap_or(Err(Error::Timeout))
     }
 
     async fn depth(&self) -> Result<Depth, Error> {
         let wall = self.wall();
-        self.run(move |broker, _, queue| broker.depth(queue, wall)).await
+        self.run(Keep::Written, move |broker, _, queue| broker.depth(queue, wall)).await
     }
 }

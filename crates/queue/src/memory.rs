@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use domain::clock::{Clock, Rng, Timestamp};
 
 use crate::broker::{Broker, Change, Lane, Payload, Seq};
-use crate::embedded::{EmbeddedQueue, GiveBack, Payloads, Store, StoreTime, Waiters};
+use crate::embedded::{EmbeddedQueue, GiveBack, Keep, Payloads, Store, StoreTime, Waiters};
 use crate::{Error, Queue, QueueConfig};
 
 /// A set of named queues. Clones are the same set.
@@ -100,6 +100,7 @@ impl Store for MemoryStore {
     fn run<T: Send + 'static>(
         &self,
         queue: &Arc<QueueConfig>,
+        _: Keep,
         op: impl FnOnce(&mut Broker, &dyn Payloads) -> Result<T, Error> + Send + 'static,
     ) -> impl Future<Output = Result<T, Error>> + Send {
         std::future::ready(self.run_now(queue, op))

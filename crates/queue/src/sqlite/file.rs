@@ -1,5 +1,6 @@
 //! The database file: opening, the schema, and a broker's changes as statements.
 
+use std::cell::Cell;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,8 @@ const SCHEMA: &str = "
 /// An open queue file that nobody else has.
 pub(crate) struct File {
     conn: Connection,
+    /// Whether commits are synced at present.
+    synced: Cell<bool>,
     /// Released by the system when the process ends, however it ends.
     _lock: fs::File,
 }
@@ -103,7 +106,7 @@ impl File {
             ))
         };
         start().map_err(|error| broken(path, &error))?;
-        Ok(Self { conn, _lock: lock })
+        Ok(Self { conn, synced: Cell::new(true), _lock: lock })
     }
 
     /// The latest store time written.
@@ -137,11 +140,15 @@ impl File {
         Ok(lane)
     }
 
-    pub(crate) fn begin(&self) -> rusqlite::Result<()> {
+    /// `synced`: its commit has to survive the machine. One that need not is on disk with the next one that has to.
+    pub(crate) fn begin(&self, synced: bool) -> rusqlite::Result<()> {
+        if self.synced.replace(synced) != synced {
+            self.conn.pragma_update(None, "synchronous", if synced { "FULL" } else { "NORMAL" })?;
+        }
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
     }
 
-    /// Makes everything since [`Self::begin`] durable.
+    /// Keeps everything since [`Self::begin`].
     pub(crate) fn commit(&self, now: Timestamp) -> rusqlite::Result<()> {
         self.conn.prepare_cached("UPDATE clock SET now = ?")?.execute([now.as_millisecond()])?;
         self.conn.prepare_cached("COMMIT")?.execute([]).map(drop)

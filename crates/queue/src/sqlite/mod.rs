@@ -2,7 +2,8 @@
 //!
 //! Properties, beyond the port's:
 //!
-//! * an answer means synced to disk (WAL, `synchronous=FULL`), many operations to a sync;
+//! * an answer means synced to disk (WAL, `synchronous=FULL`), many operations to a sync; except for what a start
+//!   forgets anyway, who has taken which message, which costs no sync;
 //! * one process at a time, held by a lock file beside the database;
 //! * deliveries of an earlier process are visible at start, with their counts; deduplication carries on;
 //! * idle queues do nothing: waiters sleep until they are woken or until the next invisibility ends.
@@ -25,7 +26,7 @@ use self::file::File;
 pub use self::file::OpenError;
 use self::writer::{Answer, Grounds, Job};
 use crate::broker::Broker;
-use crate::embedded::{EmbeddedQueue, GiveBack, Payloads, Store, StoreTime, Waiters};
+use crate::embedded::{EmbeddedQueue, GiveBack, Keep, Payloads, Store, StoreTime, Waiters};
 use crate::{Error, Queue, QueueConfig};
 
 /// Operations that may wait for the writer before senders wait too.
@@ -98,6 +99,7 @@ impl Store for SqliteStore {
     async fn run<T: Send + 'static>(
         &self,
         queue: &Arc<QueueConfig>,
+        keep: Keep,
         op: impl FnOnce(&mut Broker, &dyn Payloads) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
@@ -113,7 +115,7 @@ impl Store for SqliteStore {
         let stopped = || Error::Unavailable("the queue file's writer has stopped".to_owned());
         let call = async {
             let sender = self.writer.sender.as_ref().ok_or_else(stopped)?;
-            sender.send(Job { queue: Arc::clone(queue), op }).await.map_err(|_| stopped())?;
+            sender.send(Job { queue: Arc::clone(queue), keep, op }).await.map_err(|_| stopped())?;
             answer.await.map_err(|_| stopped())?
         };
         timeout(OPERATION, call).await.unwrap_or(Err(Error::Timeout))
@@ -134,7 +136,7 @@ impl Store for SqliteStore {
             };
             // Best effort: when the backlog is full, the messages come back when their visibility ends.
             if let Some(sender) = sender.upgrade() {
-                let _ = sender.try_send(Job { queue: config, op: Box::new(op) });
+                let _ = sender.try_send(Job { queue: config, keep: Keep::Written, op: Box::new(op) });
             }
         }))
     }

@@ -26,7 +26,7 @@ fn open(file: &File) -> Broker {
 }
 
 fn write(file: &File, broker: &mut Broker) {
-    file.begin().unwrap();
+    file.begin(true).unwrap();
     for change in broker.take_changes() {
         file.apply(&change).unwrap();
     }
@@ -95,7 +95,7 @@ fn a_batch_that_fails_leaves_nothing_behind() {
     let file = File::open(&dir.path().join("queue.db")).unwrap();
     let mut broker = open(&file);
     broker.send("q", Message { group: "g".into(), ..Message::default() }, Timestamp::UNIX_EPOCH).unwrap();
-    file.begin().unwrap();
+    file.begin(true).unwrap();
     for change in broker.take_changes() {
         file.apply(&change).unwrap();
     }

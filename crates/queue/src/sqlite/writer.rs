@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Receiver;
 use super::file::File;
 use crate::QueueConfig;
 use crate::broker::Broker;
-use crate::embedded::{Payloads, Waiters};
+use crate::embedded::{Keep, Payloads, Waiters};
 
 /// Most operations in one transaction.
 const BATCH: usize = 256;
@@ -25,6 +25,7 @@ pub(super) type Grounds<'a> = Option<(&'a mut Broker, &'a dyn Payloads)>;
 /// One operation on one queue.
 pub(super) struct Job {
     pub(super) queue: Arc<QueueConfig>,
+    pub(super) keep: Keep,
     pub(super) op: Box<dyn FnOnce(Grounds<'_>) -> Answer + Send>,
 }
 
@@ -67,6 +68,7 @@ fn run(
         Some(broker) => broker,
         None => broker.insert(Broker::new(file.last_seq()?)),
     };
+    let synced = batch.iter().any(|job| job.keep == Keep::Synced);
     let mut begun = false;
     for job in batch.drain(..) {
         if let Err(error) = open(file, broker, &job.queue) {
@@ -77,7 +79,7 @@ fn run(
         // At once, because the next operation may want the body of a message that this one sent.
         for change in broker.take_changes() {
             if !begun {
-                file.begin()?;
+                file.begin(synced)?;
                 begun = true;
             }
             file.apply(&change)?;

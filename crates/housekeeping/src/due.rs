@@ -22,6 +22,8 @@ const NEVER_RAN: Duration = Duration::from_secs(60);
 const SPREAD: f64 = 0.05;
 /// From so many runs in a row that saw nothing the interval doubles with each, up to eightfold.
 const BARREN: u32 = 3;
+/// Longer intervals do not grow, and none beyond it: what failed is over at some time, and then things want to be done.
+const GROWN: Duration = Duration::from_mins(15);
 
 /// What one term of leadership adds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,6 +49,7 @@ pub fn due_at(entry: &Entry, row: &TaskRow, term: &Term) -> Option<Timestamp> {
         });
     };
     let grown = entry.every * (1 << row.consecutive_barren.saturating_sub(BARREN - 1).min(3));
+    let grown = grown.min(GROWN.max(entry.every));
     let regular = after(last, short(grown).mul_f64(1.0 - SPREAD + 2.0 * SPREAD * term.chance));
     let fresh = entry.first == First::AtOnce && since(term.since, last) >= short(MOMENT) && !short(MOMENT).is_zero();
     Some(if fresh { regular.min(term.since) } else { regular })

@@ -42,11 +42,15 @@ fn two_tasks_run_as_soon_as_somebody_leads() {
 
 #[test]
 fn a_task_that_sees_nothing_runs_less_often() {
-    let hourly = Task::OldJobs.entry();
-    for (barren, hours) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 4), (5, 8), (6, 8), (u32::MAX, 8)] {
+    let due = |task: Task, barren| {
         let row = TaskRow { consecutive_barren: barren, ..started(0) };
-        assert_eq!(due_at(hourly, &row, &term(0)), Some(at(3600 * hours)), "{barren}");
+        due_at(task.entry(), &row, &term(0))
+    };
+    for (barren, minutes) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 4), (5, 8), (6, 8), (u32::MAX, 8)] {
+        assert_eq!(due(Task::DlqRedrive, barren), Some(at(60 * minutes)), "{barren}");
     }
+    assert_eq!(due(Task::StaleJobs, u32::MAX), Some(at(15 * 60)), "none grows beyond a quarter of an hour");
+    assert_eq!(due(Task::OldJobs, u32::MAX), Some(at(3600)), "longer ones do not grow");
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn deliberate_bugs_are_caught() {
 
 /// Whether some invariant notices a bug within the first seeds.
 fn is_caught(mutation: Mutation) -> bool {
-    const SEEDS: u64 = 60;
+    const SEEDS: u64 = 150;
     let (next, caught) = (AtomicU64::new(1), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, std::num::NonZero::get) {

@@ -73,10 +73,10 @@ impl Dispatch {
         &self,
         account: &Account,
         named: &NamedRunner,
-        scene: Option<Scene>,
+        scene: Option<&Scene>,
     ) -> Result<Option<Runner>, Error> {
         match scene {
-            Some(scene) => Ok(scene.runner),
+            Some(scene) => Ok(scene.runner.clone()),
             None => self.find_runner(&account.repo, named).await,
         }
     }
@@ -90,18 +90,8 @@ impl Dispatch {
         named: &NamedRunner,
         scene: Option<Scene>,
     ) -> Result<Option<Scene>, Error> {
-        let runner = match &scene {
-            Some(scene) => scene.runner.clone(),
-            None => self.find_runner(&account.repo, named).await?,
-        };
-        let took_it_along = |runner: &Runner| match account.view.status {
-            gh::Status::InProgress => runner.is_gone_silently(),
-            gh::Status::Completed(Conclusion::Failure) => {
-                account.view.completed_at.is_some_and(|at| runner.was_lost_before(at))
-            }
-            _ => false,
-        };
-        match runner.filter(took_it_along) {
+        let runner = self.named_runner(account, named, scene.as_ref()).await?;
+        match runner.filter(|runner| runner.took_along(account.view.status, account.view.completed_at)) {
             Some(runner) => {
                 self.lose_machine(account.id, &runner.key, gh::Status::InProgress, false).await?;
                 Ok(None)
@@ -118,7 +108,7 @@ impl Dispatch {
         // A report that came before GitHub's word was kept on the runner's row; now it has a job to close. One that comes
         // after it finds the word on the record: whoever writes the runner's row later reads what the other wrote.
         if let Some(named) = named
-            && let Some(runner) = self.named_runner(account, named, scene).await?
+            && let Some(runner) = self.named_runner(account, named, scene.as_ref()).await?
             && runner.report.is_some()
         {
             self.close_with_report(account.id, &runner).await?;

@@ -5,6 +5,7 @@
 //! job GitHub gave it.
 
 use crate::clock::{SignedDuration, Timestamp};
+use crate::gh::{Conclusion, Status};
 use crate::ids::{ClassKey, DispatchId, JobId, PoolName, Repo, RunnerId, RunnerKey};
 
 /// How far a runner has come. Moves only down this list, except that a retiring runner may turn out busy.
@@ -118,14 +119,19 @@ impl Runner {
             self.state = state;
         }
     }
-    /// Its machine is gone, and never said how its work ended.
-    pub fn is_gone_silently(&self) -> bool {
-        self.state == RunnerState::Gone && self.report.is_none()
-    }
-    /// Its machine was taken back, or known to be gone, before a job of it ended, and took the job along: one that had
-    /// failed by itself would have ended before the machine did.
-    pub fn was_lost_before(&self, ended: Timestamp) -> bool {
-        self.is_gone_silently() && self.interrupted_at.is_some_and(|at| at < ended)
+    /// Whether its machine took a job along, by GitHub's word on the job: the machine is gone and never said how its work
+    /// ended, and the job runs there still, or failed after the machine was taken back or known to be gone. A job that
+    /// fails by itself ends before its machine does.
+    pub fn took_along(&self, job: Status, ended: Option<Timestamp>) -> bool {
+        let silent = self.state == RunnerState::Gone && self.report.is_none();
+        silent
+            && match job {
+                Status::InProgress => true,
+                Status::Completed(Conclusion::Failure) => {
+                    self.interrupted_at.zip(ended).is_some_and(|(gone, ended)| gone < ended)
+                }
+                _ => false,
+            }
     }
     /// How long a row outlives its last write: the longest job and the day GitHub keeps one queued.
     pub fn keep_until(now: Timestamp, max_runtime: std::time::Duration) -> Timestamp {
@@ -134,3 +140,7 @@ impl Runner {
         now.saturating_add(keep).unwrap_or(Timestamp::MAX)
     }
 }
+
+#[cfg(test)]
+#[path = "runner_tests.rs"]
+mod tests;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 /// Failure retries of one job (three attempts in all). One constant for every path.
 pub const MAX_JOB_RETRIES: u32 = 2;
-/// Strikes in one retry generation: claims whose lease died, or permanent failures.
+/// Strikes in one retry generation, claims whose lease died and permanent failures: then a dead lease makes the job wait,
+/// and a permanent failure ends it.
 pub const MAX_CLAIM_ATTEMPTS: u32 = 3;
 /// Re-dispatches because another job took the runner.
 pub const MAX_DISPLACED: u32 = 10;

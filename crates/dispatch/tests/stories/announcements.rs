@@ -1,5 +1,7 @@
 //! What the cloud announces: warnings, and ends of machines.
 
+use std::time::Duration;
+
 use domain::gh::Conclusion;
 use domain::ids::{JobId, RunnerKey};
 use domain::job::{JobState, RerunState, Settled};
@@ -47,6 +49,21 @@ async fn machine_of(world: &World, job: JobId) -> RunnerKey {
 }
 
 /// A world whose machines take long to boot, and a job that waits on one.
+/// An idle runner of the usual class, left by a cancelled job; that job, and the machine.
+async fn idle_runner(world: &World) -> (JobId, RunnerKey) {
+    let job = world.queue_job();
+    world.until_state(job, JobState::Launched, minutes(1)).await;
+    let key = machine_of(world, job).await;
+    world.github.cancel(world.run_of(job));
+    world.pass(seconds(30)).await;
+    (job, key)
+}
+
+async fn until_re_run(world: &World, job: JobId, within: Duration) {
+    let asked = async |w: &World| w.reads(job, |job| job.rerun == Some(RerunState::Done)).await;
+    world.until("the re-run is asked for", within, asked).await;
+}
+
 async fn launched() -> (World, JobId, RunnerKey) {
     let world = World::new();
     world.machines.change(|nature| nature.boot_takes = minutes(2));
@@ -110,11 +127,7 @@ async fn a_warning_while_the_job_runs_leads_to_one_re_run_on_demand() {
     world.pass(minutes(2)).await;
     world.machines.vanish(&key);
     ended(&world, &key).await;
-    world
-        .until("the re-run is asked for", minutes(30), async |w| {
-            w.reads(job, |job| job.rerun == Some(RerunState::Done)).await
-        })
-        .await;
+    until_re_run(&world, job, minutes(30)).await;
     assert_eq!(world.state(job).await, Some(JobState::Settled(Settled::Interrupted)));
     world.settle_down(minutes(90)).await;
     let again: Vec<_> = world.all_jobs().await.into_iter().filter(|record| record.id != job).collect();
@@ -129,12 +142,7 @@ async fn a_warning_while_the_job_runs_leads_to_one_re_run_on_demand() {
 #[tokio::test(start_paused = true)]
 async fn a_job_nobody_told_us_of_is_re_run_when_its_machine_took_it_along() {
     let world = World::new();
-    // An idle runner of the class, left by a cancelled job.
-    let gone = world.queue_job();
-    world.until_state(gone, JobState::Launched, minutes(1)).await;
-    let key = machine_of(&world, gone).await;
-    world.github.cancel(world.run_of(gone));
-    world.pass(seconds(30)).await;
+    let (gone, key) = idle_runner(&world).await;
     world.github.fate("queued", Fate::Vanishes);
     world.github.fate("in_progress", Fate::Vanishes);
     let job = world.queue_long_job(minutes(20));
@@ -143,11 +151,7 @@ async fn a_job_nobody_told_us_of_is_re_run_when_its_machine_took_it_along() {
     world.machines.vanish(&key);
     ended(&world, &key).await;
     // The first we hear of it is that GitHub has given its runner up.
-    world
-        .until("the re-run is asked for", minutes(60), async |w| {
-            w.reads(job, |job| job.rerun == Some(RerunState::Done)).await
-        })
-        .await;
+    until_re_run(&world, job, minutes(60)).await;
     world.settle_down(minutes(90)).await;
     let again: Vec<_> = world.all_jobs().await.into_iter().filter(|record| ![job, gone].contains(&record.id)).collect();
     assert_eq!(again.len(), 1, "one re-run: {}", world.describe().await);
@@ -158,11 +162,7 @@ async fn a_job_nobody_told_us_of_is_re_run_when_its_machine_took_it_along() {
 async fn a_red_job_nobody_told_us_of_is_not_re_run_although_its_machine_is_gone() {
     let world = World::new();
     world.machines.change(|nature| nature.final_report_lost = true);
-    let gone = world.queue_job();
-    world.until_state(gone, JobState::Launched, minutes(1)).await;
-    let key = machine_of(&world, gone).await;
-    world.github.cancel(world.run_of(gone));
-    world.pass(seconds(30)).await;
+    let (_, key) = idle_runner(&world).await;
     world.github.fate("queued", Fate::Vanishes);
     world.github.fate("in_progress", Fate::Vanishes);
     world.github.fate("completed", Fate::Late(minutes(20)));

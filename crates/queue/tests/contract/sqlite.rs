@@ -200,6 +200,7 @@ async fn victim() {
     let round = std::env::var("QUEUE_VICTIM_ROUND").unwrap();
     let queues = open(Path::new(&dir), Arc::new(SystemClock));
     let queue: Arc<dyn Queue> = queues.queue(QueueConfig::fifo("main"));
+    println!(); // Ends the line the test harness began with this test's name.
     let sender = tokio::spawn({
         let (queue, round) = (Arc::clone(&queue), round.clone());
         async move {

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::clock::{SystemClock, SystemRng, Timestamp};
-use domain::ids::{JobId, Repo, RunId, RunnerId};
+use domain::ids::{InstallationId, JobId, Repo, RunId, RunnerId};
 use github::client::{Client, ClientConfig, Exchange, ExchangeError, JitRequest, Operation, Priority};
 use http::{Request, Response};
 use secrecy::SecretString;
@@ -193,6 +193,12 @@ async fn drive(client: &Client, operation: Operation) -> Result<(), github::clie
         | Operation::Job => {
             let found = client.job(&repo, job, Priority::Dispatch).await?;
             assert!(found.is_some() || operation != Operation::Job);
+            Ok(())
+        }
+        Operation::Installations => client.installations().await.map(|all| assert!(!all.is_empty())),
+        Operation::InstalledRepos => {
+            let all = client.installed_repos(InstallationId::new(1).unwrap()).await?;
+            assert!(!all.is_empty());
             Ok(())
         }
         Operation::RerunJob => client.rerun_job(&repo, job).await.map(drop),

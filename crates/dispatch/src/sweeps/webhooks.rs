@@ -3,14 +3,17 @@
 //! GitHub does not repeat a failed delivery by itself. Two nets catch what falls through: failed deliveries are asked
 //! for again, and jobs that stand queued at GitHub without a record are taken over. Both feed the ordinary way in,
 //! which is idempotent.
+//!
+//! Jobs are looked for where there were some lately, in every pass, and in the other repositories of every
+//! installation in turn, a few in each pass: the very first job of a repository is nobody's to lose either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use domain::clock::{self, SignedDuration, Timestamp};
 use domain::gh;
-use domain::ids::Repo;
-use github::client::{DeliverySummary, RunJob};
+use domain::ids::{InstallationId, Repo};
+use github::client::{self, DeliverySummary, RunJob};
 use github::labels;
 use github::webhook::{Action, WorkflowJobEvent};
 use telemetry::metrics::RecoverySource;
@@ -29,8 +32,10 @@ const OVERLAP: SignedDuration = SignedDuration::from_mins(10);
 const REDELIVERIES: usize = 100;
 /// A delivery that failed so often is not asked for again.
 const MAX_ATTEMPTS: usize = 3;
-/// Repositories without a job for so long are not scanned.
+/// Repositories without a job for so long are scanned in turn only.
 const ACTIVE: Duration = Duration::from_secs(24 * 3600);
+/// Those scanned in one pass of each installation: 600 questions an hour of the 1,000 that all sweeps have, at most.
+const IN_TURN: usize = 25;
 
 impl Dispatch {
     /// Asks GitHub to repeat failed deliveries.
@@ -74,21 +79,65 @@ impl Dispatch {
     /// Takes over jobs that are queued at GitHub, ours by label, and unknown to us.
     pub(super) async fn scan_queued(&self, scope: &Scope<'_>) -> Result<Swept, Error> {
         let mut swept = Swept::default();
-        for repo in self.ports.markers.active_repos(ACTIVE).await? {
+        let active = self.ports.markers.active_repos(ACTIVE).await?;
+        for repo in active.iter().filter(|repo| self.serves(repo)) {
             if !scope.goes_on(&swept) {
                 swept.deferred += 1;
-                break;
+                return Ok(swept);
             }
-            if self.serves(&repo) {
-                if scope.dry_run {
-                    swept.would_look_into(&repo);
-                    continue;
+            if scope.dry_run {
+                swept.would_look_into(repo);
+                continue;
+            }
+            let step = self.scan_repo(repo).await;
+            swept.count(&step);
+        }
+        if scope.dry_run {
+            return Ok(swept);
+        }
+        let mut installations = self.ports.github.installations().await?;
+        let round = self.round();
+        // Another one begins each time: the first must not use up the patience of a whole pass for ever.
+        let first = round % installations.len().max(1);
+        installations.rotate_left(first);
+        for installation in installations {
+            match self.quiet_repos(installation, &active).await {
+                Ok(quiet) => {
+                    for repo in turn(&quiet, round) {
+                        if !scope.goes_on(&swept) {
+                            swept.deferred += 1;
+                            return Ok(swept);
+                        }
+                        let step = self.scan_quiet_repo(repo).await;
+                        swept.count(&step);
+                    }
                 }
-                let step = self.scan_repo(&repo).await;
-                swept.count(&step);
+                Err(error) => swept.count(&Err(error)),
             }
         }
         Ok(swept)
+    }
+
+    /// Counts the scan's periods.
+    fn round(&self) -> usize {
+        let period = self.settings.timings.every.queued_scan.as_secs().max(1);
+        usize::try_from(self.now().as_second().unsigned_abs() / period).unwrap_or(0)
+    }
+
+    /// The repositories of an installation that we serve and that had no job lately.
+    async fn quiet_repos(&self, installation: InstallationId, active: &BTreeSet<Repo>) -> Result<Vec<Repo>, Error> {
+        let mut repos = self.ports.github.installed_repos(installation).await?;
+        repos.retain(|repo| self.serves(repo) && !active.contains(repo));
+        repos.sort_unstable();
+        Ok(repos)
+    }
+
+    /// One where Actions are switched off, or that is gone by now, is nobody's fault.
+    async fn scan_quiet_repo(&self, repo: &Repo) -> Result<bool, Error> {
+        match self.scan_repo(repo).await {
+            Err(Error::GitHub(client::Error::NotFound(_) | client::Error::Forbidden(_))) => Ok(false),
+            other => other,
+        }
     }
 
     async fn scan_repo(&self, repo: &Repo) -> Result<bool, Error> {
@@ -122,6 +171,12 @@ impl Dispatch {
         }
         Ok(found)
     }
+}
+
+/// Whose turn it is in this round: each part of the repositories once in as many rounds as there are parts.
+fn turn(repos: &[Repo], round: usize) -> &[Repo] {
+    let parts = repos.len().div_ceil(IN_TURN).max(1);
+    repos.chunks(IN_TURN).nth(round % parts).unwrap_or_default()
 }
 
 /// The deliveries to ask for: of every event that never succeeded the newest attempt, unless it was tried often enough.
@@ -196,6 +251,18 @@ mod tests {
             delivery(5, "fresh", 0),
         ];
         assert_eq!(to_redeliver(&deliveries), [5, 101]);
+    }
+
+    #[test]
+    fn every_repository_has_its_turn_and_never_too_many_at_once() {
+        for count in [0, 1, IN_TURN, IN_TURN + 1, 7 * IN_TURN + 3] {
+            let repos: Vec<Repo> = (0..count).map(|n| format!("acme/r{n}").parse().expect("a name")).collect();
+            let rounds = count.div_ceil(IN_TURN);
+            let turns: Vec<_> = (100..100 + rounds).map(|round| turn(&repos, round)).collect();
+            assert!(turns.iter().all(|turn| turn.len() <= IN_TURN));
+            let seen: BTreeSet<_> = turns.into_iter().flatten().collect();
+            assert_eq!(seen.len(), count);
+        }
     }
 
     #[test]

@@ -238,6 +238,16 @@ async fn a_queued_webhook_that_never_came_is_made_up_for_by_the_scan() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_job_of_a_repository_is_found_without_its_webhook_too() {
+    let world = World::new();
+    world.github.fate("queued", Fate::Vanishes);
+    let job = world.queue_job();
+    world.settle_down(minutes(20)).await;
+    world.must_be_served(job).await;
+    assert!(world.waited(job) <= minutes(10));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_delivery_is_asked_for_again() {
     let world = World::new();
     world.github.fate("queued", Fate::Fails);

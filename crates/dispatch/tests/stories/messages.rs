@@ -111,7 +111,7 @@ async fn a_job_is_refused_only_while_both_are_down_and_comes_back() {
     world.weather.up(Port::Store);
     world.settle_down(minutes(30)).await;
     world.must_be_served(job).await;
-    assert_eq!(world.github.counters().redeliveries, 1);
+    assert!(world.waited(job) <= minutes(10), "by a delivery asked for again, or by the scan: {:?}", world.waited(job));
 }
 
 #[tokio::test(start_paused = true)]

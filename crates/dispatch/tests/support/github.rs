@@ -314,6 +314,13 @@ fn route(
     let all = Page { number: 1, size: 100 };
     match (method.as_str(), parts) {
         ("GET", ["repos", _, _, "installation"]) => Ok((200, json!({"id": 1}))),
+        ("GET", ["app", "installations"]) => {
+            Ok((200, model.installations().keys().map(|id| json!({"id": id, "suspended_at": null})).collect()))
+        }
+        ("GET", ["installation", "repositories"]) => {
+            let installations: Vec<_> = model.installations().into_keys().collect();
+            Ok((200, model.installed_repositories(installations[0], all).body))
+        }
         ("POST", ["app", "installations", _, "access_tokens"]) => {
             let until = after(now, Duration::from_secs(3600));
             Ok((201, json!({"token": "ghs_simulated", "expires_at": time(until)})))

@@ -123,7 +123,7 @@ impl Client {
         Err(missing.unwrap_or_else(|| Error::NotFound(Context::ours(Operation::UserInstallation, "no installation"))))
     }
 
-    async fn token_of(&self, installation: InstallationId) -> Result<Token, Error> {
+    pub(super) async fn token_of(&self, installation: InstallationId) -> Result<Token, Error> {
         let flight = flight(&self.installations.tokens, installation);
         let fresh = |t: &Token| since(t.until, self.clock.now()) > MARGIN;
         flight

@@ -1,15 +1,16 @@
-//! The App: what it may do, and how its webhooks fared.
+//! The App: what it may do, where it is installed, and how its webhooks fared.
 
 use std::collections::BTreeMap;
 
 use domain::clock::Timestamp;
+use domain::ids::{InstallationId, Repo};
 use serde::Deserialize;
 
 use super::Client;
 use super::call::Call;
 use super::error::Error;
-use super::operation::Operation;
-use super::send::{json, nothing};
+use super::operation::{Operation, Priority};
+use super::send::{Speaker, json, nothing};
 
 /// The App as GitHub has it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -80,6 +81,26 @@ struct DeliveryBody {
     event: String,
 }
 
+#[derive(Deserialize)]
+struct InstallationBody {
+    id: InstallationId,
+    suspended_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ReposPage {
+    repositories: Vec<RepoBody>,
+}
+
+#[derive(Deserialize)]
+struct RepoBody {
+    full_name: String,
+    #[serde(default)]
+    archived: bool,
+    #[serde(default)]
+    disabled: bool,
+}
+
 impl Client {
     /// The App itself.
     ///
@@ -87,6 +108,27 @@ impl Client {
     /// Any [`Error`].
     pub async fn app(&self) -> Result<AppView, Error> {
         Ok(self.as_app(&Call::new(Operation::App, &[]), json).await?.value)
+    }
+
+    /// The installations of the App, without suspended ones, at most 2,000. A sweep's question.
+    ///
+    /// # Errors
+    /// Any [`Error`]; no partial list.
+    pub async fn installations(&self) -> Result<Vec<InstallationId>, Error> {
+        let call = Call::new(Operation::Installations, &[]).at(Priority::Sweep);
+        let all = self.list(Speaker::App, &call, |page: Vec<InstallationBody>| page).await?;
+        Ok(all.into_iter().filter(|i| i.suspended_at.is_none()).map(|i| i.id).collect())
+    }
+
+    /// The repositories of an installation that can have workflow runs, at most 2,000. A sweep's question.
+    ///
+    /// # Errors
+    /// Any [`Error`]; no partial list.
+    pub async fn installed_repos(&self, installation: InstallationId) -> Result<Vec<Repo>, Error> {
+        let call = Call::new(Operation::InstalledRepos, &[]).at(Priority::Sweep);
+        let bodies = |page: ReposPage| page.repositories;
+        let repos = self.list(Speaker::Installation(installation), &call, bodies).await?;
+        Ok(repos.into_iter().filter(|r| !r.archived && !r.disabled).filter_map(|r| r.full_name.parse().ok()).collect())
     }
 
     /// Delivery attempts since `since`, newest first, at most 2,000. `None` when the App has no webhook of its own (it

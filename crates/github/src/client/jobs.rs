@@ -9,7 +9,7 @@ use super::Client;
 use super::call::Call;
 use super::error::Error;
 use super::operation::{Operation, Priority};
-use super::send::{found, json, nothing};
+use super::send::{Speaker, found, json, nothing};
 
 /// GitHub's answer to a request to re-run a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,7 +215,7 @@ impl Client {
             let call = Call::new(Operation::Runs, &[repo.owner(), repo.name()]);
             let call = call.at(Priority::Sweep).query("status", status);
             let ids = |page: RunsPage| page.workflow_runs.into_iter().map(|r| r.id).collect();
-            runs.extend(self.list(repo, &call, ids).await?);
+            runs.extend(self.list(Speaker::Repo(repo), &call, ids).await?);
         }
         // A run that moved on between the two questions is in both answers.
         runs.sort_unstable();
@@ -230,6 +230,6 @@ impl Client {
     pub async fn jobs_of_run(&self, repo: &Repo, run: RunId) -> Result<Vec<RunJob>, Error> {
         let call = Call::new(Operation::JobsOfRun, &[repo.owner(), repo.name(), &run.to_string()]);
         let call = call.at(Priority::Sweep).query("filter", "latest");
-        self.list(repo, &call, |page: JobsPage| page.jobs.into_iter().map(view).collect()).await
+        self.list(Speaker::Repo(repo), &call, |page: JobsPage| page.jobs.into_iter().map(view).collect()).await
     }
 }

@@ -16,6 +16,10 @@ pub enum Operation {
     OrgInstallation,
     /// Which installation covers a user.
     UserInstallation,
+    /// Every installation of the App.
+    Installations,
+    /// The repositories of an installation.
+    InstalledRepos,
     /// Mint an installation token.
     CreateToken,
     /// One job.
@@ -65,11 +69,13 @@ pub(super) struct Traits {
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::App,
         Self::RepoInstallation,
         Self::OrgInstallation,
         Self::UserInstallation,
+        Self::Installations,
+        Self::InstalledRepos,
         Self::CreateToken,
         Self::Job,
         Self::RerunJob,
@@ -107,6 +113,8 @@ impl Operation {
             Self::RepoInstallation => critical(get("repo_installation", "/repos/{owner}/{repo}/installation")),
             Self::OrgInstallation => critical(get("org_installation", "/orgs/{org}/installation")),
             Self::UserInstallation => critical(get("user_installation", "/users/{username}/installation")),
+            Self::Installations => get("installations", "/app/installations"),
+            Self::InstalledRepos => etag(get("installed_repos", "/installation/repositories")),
             Self::CreateToken => {
                 repeatable(secret(post("create_token", "/app/installations/{installation_id}/access_tokens")))
             }

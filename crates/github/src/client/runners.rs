@@ -15,7 +15,7 @@ use super::call::Call;
 use super::error::Error;
 use super::flight::Flight;
 use super::operation::{Operation, Priority};
-use super::send::{found, json, nothing};
+use super::send::{Speaker, found, json, nothing};
 
 /// The runner group every organisation and every repository has.
 pub const DEFAULT_GROUP: u64 = 1;
@@ -221,7 +221,10 @@ impl Client {
     }
 
     async fn runners_of(&self, repo: &Repo, call: &Call) -> Result<Vec<RunnerView>, Error> {
-        self.list(repo, call, |page: RunnersPage| page.runners.into_iter().map(RunnerView::from).collect()).await
+        self.list(Speaker::Repo(repo), call, |page: RunnersPage| {
+            page.runners.into_iter().map(RunnerView::from).collect()
+        })
+        .await
     }
 
     /// Deregisters a runner: its listener exits when idle, and a job it already has goes on.
@@ -261,7 +264,7 @@ impl Client {
 
     async fn look_up_group(&self, repo: &Repo, name: &str) -> Option<u64> {
         let call = Call::new(Operation::RunnerGroups, &[repo.owner()]).query("visible_to_repository", repo.name());
-        let groups = self.list(repo, &call, |page: GroupsPage| page.runner_groups).await;
+        let groups = self.list(Speaker::Repo(repo), &call, |page: GroupsPage| page.runner_groups).await;
         let wanted = name.to_lowercase();
         let why = match groups {
             Ok(groups) => match groups.into_iter().find(|g| g.id > 0 && g.name.to_lowercase() == wanted) {

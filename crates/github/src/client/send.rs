@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::ids::Repo;
+use domain::ids::{InstallationId, Repo};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LINK, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -30,6 +30,17 @@ pub(super) struct Reply<T> {
     pub(super) value: T,
     /// GitHub's `Link` header.
     pub(super) link: Option<String>,
+}
+
+/// With whose token a call goes out.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Speaker<'a> {
+    /// The App's own.
+    App,
+    /// An installation's.
+    Installation(InstallationId),
+    /// That of the installation that covers the repository.
+    Repo(&'a Repo),
 }
 
 /// Reads a JSON body.
@@ -80,10 +91,23 @@ impl Client {
         call: &Call,
         decode: impl Fn(&Bytes) -> Option<T>,
     ) -> Result<Reply<T>, Error> {
+        self.ask(Speaker::Repo(repo), call, decode).await
+    }
+
+    async fn ask<T>(
+        &self,
+        speaker: Speaker<'_>,
+        call: &Call,
+        decode: impl Fn(&Bytes) -> Option<T>,
+    ) -> Result<Reply<T>, Error> {
         let mut tries = 0;
         let mut replaced = false;
         loop {
-            let token = self.token(repo).await?;
+            let token = match speaker {
+                Speaker::App => return self.as_app(call, decode).await,
+                Speaker::Installation(id) => self.token_of(id).await?,
+                Speaker::Repo(repo) => self.token(repo).await?,
+            };
             let account = Account::Installation(token.installation);
             match self.once(account, &token.secret, call, &decode).await {
                 Ok(reply) => return Ok(reply),
@@ -101,21 +125,21 @@ impl Client {
     /// Reads a list page by page. One failing page fails the whole: nobody acts on part of a list.
     pub(super) async fn list<P: DeserializeOwned, T>(
         &self,
-        repo: &Repo,
+        speaker: Speaker<'_>,
         call: &Call,
         items: impl Fn(P) -> Vec<T>,
     ) -> Result<Vec<T>, Error> {
         let mut all = Vec::new();
         for page in 1..=MAX_PAGES {
             let call = call.clone().query("per_page", &PER_PAGE.to_string()).query("page", &page.to_string());
-            let page = items(self.in_repo(repo, &call, json).await?.value);
+            let page = items(self.ask(speaker, &call, json).await?.value);
             let full = page.len() >= PER_PAGE;
             all.extend(page);
             if !full {
                 return Ok(all);
             }
         }
-        tracing::warn!(repo = %repo, endpoint = call.operation.as_str(), items = all.len(), "list cut at 20 pages");
+        tracing::warn!(?speaker, endpoint = call.operation.as_str(), items = all.len(), "list cut at 20 pages");
         Ok(all)
     }
 

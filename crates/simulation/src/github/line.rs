@@ -28,6 +28,7 @@ use tower::ServiceExt;
 use super::model::{
     Attempt, Connect, JitRequest, Message, Model, News, Page, Refusal, RunFilter, Settings, Status, Webhook, time,
 };
+use super::{installation_speaking, installation_token};
 
 /// How long GitHub waits for an answer to a webhook.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -375,8 +376,13 @@ impl GitHub {
             }
         }
         let parts: Vec<&str> = path.split('/').skip(1).collect();
-        if let ["repos", owner, ..] = parts[..] {
-            self.meter(owner, request.method() != Method::GET);
+        let metered = match parts[..] {
+            ["repos", owner, ..] => Some(lock(&self.model).installation_of(owner)),
+            ["installation", ..] => installation_speaking(request.headers()),
+            _ => None,
+        };
+        if let Some(installation) = metered {
+            self.meter(installation, request.method() != Method::GET);
         }
         match self.with(|model, now| route(model, now, &*self.rng, request, &parts)) {
             Ok((status, body)) => reply(status, &body, Vec::new()),
@@ -392,8 +398,7 @@ impl GitHub {
         }
     }
 
-    fn meter(&self, owner: &str, changes: bool) {
-        let installation = lock(&self.model).installation_of(owner);
+    fn meter(&self, installation: InstallationId, changes: bool) {
         let second = self.clock.now().as_second();
         lock(&self.line).meters.entry(installation).or_default().count(second, changes);
     }
@@ -435,9 +440,16 @@ fn route(
     let all = Page { number: 1, size: 100 };
     match (request.method().as_str(), parts) {
         ("GET", ["repos", owner, _, "installation"]) => Ok((200, json!({"id": model.installation_of(owner)}))),
-        ("POST", ["app", "installations", _, "access_tokens"]) => {
-            let until = after(now, Duration::from_secs(3600));
-            Ok((201, json!({"token": format!("ghs_{}", rng.token()), "expires_at": time(until)})))
+        ("GET", ["app", "installations"]) => {
+            Ok((200, model.installations().keys().map(|id| json!({"id": id, "suspended_at": null})).collect()))
+        }
+        ("POST", ["app", "installations", installation, "access_tokens"]) => {
+            let token = installation_token(id(installation)?, &rng.token());
+            Ok((201, json!({"token": token, "expires_at": time(after(now, Duration::from_secs(3600)))})))
+        }
+        ("GET", ["installation", "repositories"]) => {
+            let installation = installation_speaking(request.headers()).ok_or(Refusal::NotFound)?;
+            Ok((200, model.installed_repositories(installation, all).body))
         }
         ("GET", ["app", "hook", "deliveries"]) => {
             let before = query(request, "cursor").and_then(|cursor| cursor.parse().ok());

@@ -14,6 +14,7 @@ use super::answer::{Answer, Reply, next_link};
 use super::gate::{Speaker, pass};
 use super::rest::{parsed, repo_of};
 use super::{Shared, lock};
+use crate::github::installation_token;
 use crate::github::model::{OwnerKind, Refusal, time};
 
 pub(super) fn routes(shared: &Arc<Shared>) -> Router {
@@ -22,6 +23,7 @@ pub(super) fn routes(shared: &Arc<Shared>) -> Router {
         .route("/repos/{owner}/{repo}/installation", get(repo_installation))
         .route("/orgs/{org}/installation", get(org_installation))
         .route("/users/{user}/installation", get(user_installation))
+        .route("/app/installations", get(installations))
         .route("/app/installations/{id}/access_tokens", post(access_token))
         .route("/app/hook/deliveries", get(deliveries))
         .route("/app/hook/deliveries/{id}", get(delivery))
@@ -80,6 +82,12 @@ fn installation(shared: &Shared, login: &str, kind: OwnerKind) -> Value {
     })
 }
 
+async fn installations(State(shared): State<Arc<Shared>>) -> Answer {
+    let all: Vec<_> = shared
+        .with(|model, _| model.installations().into_values().map(|(login, kind)| (login.to_owned(), kind)).collect());
+    Answer::ok(all.iter().map(|(login, kind)| installation(&shared, login, *kind)).collect())
+}
+
 async fn repo_installation(State(shared): State<Arc<Shared>>, Path((owner, name)): Path<(String, String)>) -> Reply {
     let repo = repo_of(&owner, &name)?;
     let kind = shared.with(|model, _| model.owner_kind(&owner).filter(|_| model.has_repository(&repo)));
@@ -103,10 +111,12 @@ fn account_installation(shared: &Shared, login: &str, kind: OwnerKind) -> Reply 
 }
 
 async fn access_token(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Reply {
-    if !shared.with(|model, _| id.parse().is_ok_and(|id| model.has_installation(id))) {
+    let id = parsed(&id)?;
+    if !shared.with(|model, _| model.has_installation(id)) {
         return Err(Refusal::NotFound.into());
     }
-    let (token, expires_at) = lock(&shared.gate).issue(&shared.rng.token(), shared.clock.now());
+    let token = installation_token(id, &shared.rng.token());
+    let expires_at = lock(&shared.gate).issue(&token, shared.clock.now());
     Ok(Answer::created(json!({
         "token": token,
         "expires_at": time(expires_at),

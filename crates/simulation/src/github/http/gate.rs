@@ -40,12 +40,12 @@ impl Gate {
         Self { tokens: BTreeMap::new(), token_lifetime, limit, used: 0, resets_at: Timestamp::UNIX_EPOCH }
     }
 
-    /// Issues an installation token; answers it and its end.
-    pub(super) fn issue(&mut self, random: &str, now: Timestamp) -> (String, Timestamp) {
+    /// Puts an installation token in circulation; answers its end.
+    pub(super) fn issue(&mut self, token: &str, now: Timestamp) -> Timestamp {
         self.tokens.retain(|_, expires_at| *expires_at > now);
-        let (token, expires_at) = (format!("ghs_{random}"), after(now, self.token_lifetime));
-        self.tokens.insert(token.clone(), expires_at);
-        (token, expires_at)
+        let expires_at = after(now, self.token_lifetime);
+        self.tokens.insert(token.to_owned(), expires_at);
+        expires_at
     }
 
     fn knows(&self, token: &str, now: Timestamp) -> bool {

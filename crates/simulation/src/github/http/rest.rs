@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use base64::Engine;
@@ -21,12 +21,14 @@ use serde_json::json;
 use super::Shared;
 use super::answer::{Answer, Reply};
 use super::gate::{Speaker, pass};
+use crate::github::installation_speaking;
 use crate::github::model::{JitRequest, Page, Refusal, RunFilter, Status, time};
 use crate::runner::wire::JitDocument;
 
 pub(super) fn routes(shared: &Arc<Shared>) -> Router {
     let actions = |tail: &str| format!("/repos/{{owner}}/{{repo}}/actions{tail}");
     Router::new()
+        .route("/installation/repositories", get(repositories))
         .route(&actions("/runners"), get(runners))
         .route(&actions("/runners/generate-jitconfig"), post(generate_jitconfig))
         .route(&actions("/runners/registration-token"), post(registration_token))
@@ -68,6 +70,17 @@ impl ListQuery {
     fn page(&self) -> Page {
         Page { number: self.page.unwrap_or(1).max(1), size: self.per_page.unwrap_or(30).clamp(1, 100) }
     }
+}
+
+async fn repositories(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    uri: Uri,
+    Query(query): Query<ListQuery>,
+) -> Reply {
+    let (id, page) = (installation_speaking(&headers).ok_or(Refusal::NotFound)?, query.page());
+    let listing = shared.with(|model, _| model.installed_repositories(id, page));
+    Ok(Answer::page(listing, &shared.api_url, &uri, page.number))
 }
 
 async fn generate_jitconfig(State(shared): State<Arc<Shared>>, Path((o, r)): RepoPath, body: Bytes) -> Reply {

@@ -245,6 +245,11 @@ impl Model {
         InstallationId::new(first.get() + place).unwrap_or(first)
     }
 
+    /// Every installation with the account it is on.
+    pub fn installations(&self) -> BTreeMap<InstallationId, (&str, OwnerKind)> {
+        self.repositories.values().map(|r| (self.installation_of(r.repo.owner()), (r.repo.owner(), r.owner))).collect()
+    }
+
     /// Whether there is an installation of this number.
     pub fn has_installation(&self, id: InstallationId) -> bool {
         let place = id.get().checked_sub(self.settings.installation_id.get());

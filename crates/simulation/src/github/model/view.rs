@@ -100,6 +100,12 @@ impl Model {
         Ok(page.of(jobs, "jobs", |job| json!(self.job_json(run, job))))
     }
 
+    /// `GET /installation/repositories`.
+    pub fn installed_repositories(&self, id: InstallationId, page: Page) -> Listing {
+        let theirs = self.repositories.values().filter(|r| self.installation_of(r.repo.owner()) == id);
+        page.of(theirs, "repositories", |repository| json!(self.repository_json(repository)))
+    }
+
     /// `GET …/actions/runners/{id}`.
     ///
     /// # Errors

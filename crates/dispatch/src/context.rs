@@ -247,10 +247,14 @@ impl Dispatch {
         }
     }
 
-    /// How long a new job of a repository waits its turn.
+    /// How long a new job waits its turn: behind others of its repository, if operators limit those, and of its account.
     pub(crate) fn turn(&self, job: &Job) -> Duration {
-        let (limit, now) = (self.settings.jobs_per_minute, self.now());
-        job.message.as_ref().map_or(Duration::ZERO, |m| lock(&self.pace).wait(&m.repo, limit, now))
+        let Some(message) = &job.message else { return Duration::ZERO };
+        let (now, mut pace) = (self.now(), lock(&self.pace));
+        // A sixth is left for what else changes something at GitHub: runners deregistered, jobs re-run, second tries.
+        let registrations = self.ports.github.changes_per_minute() / 6 * 5;
+        let of_repo = pace.wait(message.repo.as_str(), self.settings.jobs_per_minute as usize, now);
+        of_repo.max(pace.wait(message.repo.owner(), registrations, now))
     }
 
     /// Whether an event of the cloud was handled by this process already.

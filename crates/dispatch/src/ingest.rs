@@ -146,7 +146,7 @@ impl Dispatch {
         }
     }
 
-    /// Whether a fresh job waits its turn behind others of its repository.
+    /// Whether a fresh job waits its turn behind others of its repository or account.
     async fn hold_back(&self, job: &Job, deadline: tokio::time::Instant) -> bool {
         let turn = self.turn(job);
         if turn.is_zero() {
@@ -160,7 +160,7 @@ impl Dispatch {
             info!(
                 job_id = job.id.get(),
                 seconds = turn.as_secs(),
-                "the job waits its turn behind others of its repository"
+                "the job waits its turn behind others of its repository or account"
             );
         }
         held

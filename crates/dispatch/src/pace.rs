@@ -1,35 +1,37 @@
-//! How many jobs of one repository are dispatched per minute.
+//! How many jobs of one repository, and of one account, are dispatched per minute.
 //!
 //! Whoever may push a workflow can queue any number of jobs, and each is a machine. Jobs beyond the limit are accepted
-//! like any other and wait their turn: the first minute's worth at once, the next a minute later, and so on. Counted per
-//! process: a limit on abuse, not an account.
+//! like any other and wait their turn: in no sixty seconds do more of them start than the limit. Counted per process: a
+//! limit on abuse, not an account.
+//!
+//! Of an account, GitHub lets us register only so many runners a minute. A job that waits here costs nothing; one that
+//! waited for its registration would keep a machine, and a place that jobs of other accounts could use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use domain::clock::{Timestamp, since};
-use domain::ids::Repo;
+use domain::clock::{Timestamp, after, since};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// The minutes under way, by repository.
+/// The latest starts, some of them in the future, by what is limited. At most as many as the limit, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    windows: BTreeMap<Repo, (Timestamp, u32)>,
+    starts: BTreeMap<String, VecDeque<Timestamp>>,
 }
 
 impl Pace {
-    /// Counts a job in; how long it has to wait. `limit` jobs a minute start at once; zero is no limit.
-    pub(crate) fn wait(&mut self, repo: &Repo, limit: u32, now: Timestamp) -> Duration {
+    /// Counts a job in; how long it has to wait. `limit` jobs a minute start; zero is no limit.
+    pub(crate) fn wait(&mut self, of: &str, limit: usize, now: Timestamp) -> Duration {
         if limit == 0 {
             return Duration::ZERO;
         }
-        // A repository that is quiet for its backlog's minutes starts anew, and is forgotten.
-        self.windows.retain(|_, (began, jobs)| since(now, *began) < WINDOW * (1 + *jobs / limit));
-        let (began, jobs) = self.windows.entry(repo.clone()).or_insert((now, 0));
-        let turn = WINDOW * (*jobs / limit);
-        *jobs = jobs.saturating_add(1);
-        turn.saturating_sub(since(now, *began))
+        self.starts.retain(|_, starts| starts.back().is_some_and(|last| after(*last, WINDOW) > now));
+        let starts = self.starts.entry(of.to_ascii_lowercase()).or_default();
+        let first = if starts.len() < limit { None } else { starts.pop_front() };
+        let start = first.map_or(now, |first| after(first, WINDOW).max(now));
+        starts.push_back(start);
+        since(start, now)
     }
 }
 
@@ -39,9 +41,8 @@ mod tests {
 
     use super::*;
 
-    fn waits(pace: &mut Pace, jobs: usize, limit: u32, second: i64) -> Vec<u64> {
-        let repo: Repo = "org/repo".parse().expect("valid");
-        (0..jobs).map(|_| pace.wait(&repo, limit, at(second)).as_secs()).collect()
+    fn waits(pace: &mut Pace, jobs: usize, limit: usize, second: i64) -> Vec<u64> {
+        (0..jobs).map(|_| pace.wait("org/repo", limit, at(second)).as_secs()).collect()
     }
 
     #[test]
@@ -63,7 +64,22 @@ mod tests {
         let mut pace = Pace::default();
         assert_eq!(waits(&mut pace, 9, 0, 0), [0; 9]);
         waits(&mut pace, 2, 1, 0);
-        let other: Repo = "org/other".parse().expect("valid");
-        assert_eq!(pace.wait(&other, 1, at(0)), Duration::ZERO);
+        assert_eq!(pace.wait("org/other", 1, at(0)), Duration::ZERO);
+        assert!(pace.wait("Org/Repo", 1, at(0)) > Duration::ZERO, "names are compared without case");
+    }
+
+    #[test]
+    fn no_minute_sees_more_than_the_limit() {
+        let mut pace = Pace::default();
+        // One job, a crowd just before its minute is over, and another one just after.
+        let arrivals = std::iter::once(0).chain(std::iter::repeat_n(59, 10)).chain(std::iter::repeat_n(61, 10));
+        let mut starts: Vec<i64> = Vec::new();
+        for second in arrivals {
+            let wait = pace.wait("org", 10, at(second));
+            starts.push(second + i64::try_from(wait.as_secs()).expect("short"));
+        }
+        starts.sort_unstable();
+        assert!(starts.windows(11).all(|eleven| eleven[10] - eleven[0] >= 60), "{starts:?}");
+        assert_eq!(starts.last(), Some(&120), "and none waits longer than it must");
     }
 }

@@ -437,9 +437,11 @@ impl Dispatch {
         }
     }
 
-    /// Removes what an ended machine leaves behind: its hand-over, and a registration no job holds. Best effort.
-    pub(crate) async fn clear_machine(&self, key: &RunnerKey, row: Option<&Runner>) {
-        if let Err(error) = self.ports.hand_over.delete(key).await {
+    /// Removes what an ended machine leaves behind: its hand-over, and a registration no job holds. Best effort; says
+    /// whether the hand-over is gone.
+    pub(crate) async fn clear_machine(&self, key: &RunnerKey, row: Option<&Runner>) -> bool {
+        let deleted = self.ports.hand_over.delete(key).await;
+        if let Err(error) = &deleted {
             warn!(instance_id = key.as_str(), %error, "the hand-over was not deleted; the sweep of secrets does it");
         }
         if let Some(row) = row
@@ -447,6 +449,7 @@ impl Dispatch {
         {
             self.deregister(row).await;
         }
+        deleted.is_ok()
     }
 
     /// Deletes the registration of a runner that will take no job any more. Best effort.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// How long a machine is remembered.
 pub(crate) const KEPT: Duration = Duration::from_secs(600);
-/// How many are remembered at most.
+/// How many are remembered at most, the latest ones: a machine is asked after mostly within seconds of its launch.
 const LIMIT: usize = 10_000;
 
 struct Entry {
@@ -31,23 +31,21 @@ impl Fresh {
     /// Remembers what a launch brought.
     pub(crate) fn remember(&mut self, launch: &LaunchId, machines: impl IntoIterator<Item = Machine>) {
         let at = Instant::now();
-        self.forget_old(at);
         let mut keys = Vec::new();
         for machine in machines {
-            if self.machines.len() < LIMIT {
-                keys.push(machine.key.clone());
-                self.machines.insert(machine.key.clone(), Entry { machine, at });
-            }
+            keys.push(machine.key.clone());
+            self.machines.insert(machine.key.clone(), Entry { machine, at });
         }
         if !keys.is_empty() {
             self.ages.push_back((at, launch.clone()));
             self.launches.entry(launch.clone()).or_default().extend(keys);
         }
+        self.forget_old(at);
     }
 
     fn forget_old(&mut self, now: Instant) {
         while let Some((at, _)) = self.ages.front()
-            && now.duration_since(*at) >= KEPT
+            && (now.duration_since(*at) >= KEPT || self.machines.len() > LIMIT)
             && let Some((at, launch)) = self.ages.pop_front()
         {
             let mut keys = self.launches.remove(&launch).unwrap_or_default();
@@ -144,5 +142,15 @@ mod tests {
         tokio::time::advance(KEPT).await;
         fresh.remember(&LaunchId::new("l3"), []);
         assert!(fresh.machines.is_empty() && fresh.launches.is_empty() && fresh.ages.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_latest_machines_are_remembered_however_many_there_are() {
+        let mut fresh = Fresh::default();
+        for number in 0..=LIMIT {
+            fresh.remember(&LaunchId::new(format!("l{number}")), [machine(&format!("m{number}"))]);
+        }
+        let known = |number: usize| fresh.within(&RunnerKey::new(format!("m{number}")), KEPT).is_some();
+        assert!(known(LIMIT) && known(1) && !known(0));
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -66,6 +67,15 @@ fn a_seed_tells_one_story() {
         let (first, second) = (story(), story());
         assert!(first.0.len() > 10_000, "a story has events");
         assert!(first == second, "{faults}: the same seed went another way");
+    }
+}
+
+#[test]
+fn nothing_of_a_world_outlives_it() {
+    for faults in ["none", "all"] {
+        let outcome = run(&options(3, kind(faults))).unwrap();
+        // Whoever can say what happens holds the journal.
+        assert_eq!(Arc::strong_count(&outcome.journal), 1, "{faults}");
     }
 }
 

@@ -21,7 +21,7 @@ impl Dispatch {
         // Unknown: the sweep decides.
         let unbound = async || matches!(self.ports.runners.get(&key).await, Ok(None));
         if !unbound().await {
-            return self.undo_if_nobodys(&key).await;
+            return self.undo_machine(&key, None).await;
         }
         match tokio::time::timeout_at(deadline, self.serve_another(&machine, class, deadline)).await {
             Ok(Ok(true)) => return,

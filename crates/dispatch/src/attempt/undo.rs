@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
+use db::Outcome;
 use domain::clock::{self, Timestamp};
-use domain::ids::RunnerKey;
+use domain::ids::{JobId, RunnerKey};
 use domain::job::apply::Context;
 use domain::job::{Event, FailureClass, Job};
-use domain::runner::RunnerState;
+use domain::runner::{Runner, RunnerState};
 use queue::Disposition;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::warm::Unwound;
 use super::{Attempt, Failure, keep_for};
-use crate::context::{Dispatch, Error};
+use crate::context::{Dispatch, Error, News};
 use crate::records::{Raised, truncate};
 use crate::retire::Retired;
 
@@ -54,7 +55,7 @@ impl Dispatch {
                         return Ok(keep_for(timings.send_pause));
                     }
                     match attempt.machine.as_ref().filter(|_| !attempt.handed_over) {
-                        Some(machine) => self.undo_if_nobodys(&machine.key).await,
+                        Some(machine) => self.undo_machine(&machine.key, None).await,
                         None => {
                             let soon = Instant::now() + timings.cleanup;
                             self.wake_another(attempt.job.class.clone(), soon).await;
@@ -67,7 +68,7 @@ impl Dispatch {
                 }
                 if let Some(machine) = &attempt.machine {
                     if !attempt.handed_over {
-                        self.undo_machine(&machine.key).await;
+                        self.undo_machine(&machine.key, Some(attempt.job.id)).await;
                     } else if self.retire(&machine.key).await? != Retired::Ended {
                         return Ok(keep_for(timings.heartbeat));
                     }
@@ -111,33 +112,50 @@ impl Dispatch {
         self.raise_until(attempt.job.id, until, facts, amend).await
     }
 
-    /// Ends a bound machine that got no hand-over from us, unless a job waits on it or runs there: another attempt has
-    /// it then, or another job.
-    pub(super) async fn undo_if_nobodys(&self, key: &RunnerKey) {
-        let Ok(Some(row)) = self.ports.runners.get(key).await else { return };
-        let waits = match row.bound_job {
-            Some(id) => self.ports.jobs.get(id).await.map(|job| job.is_some_and(|job| job.is_on(key))),
-            None => Ok(false),
-        };
-        if row.state == RunnerState::Minting && row.running_job.is_none() && matches!(waits, Ok(false)) {
-            self.undo_machine(key).await;
-        }
-    }
-
-    /// Ends a machine of ours whose job goes back: hand-over, registration, row, machine. All best effort and
-    /// repeatable; whatever is left is swept.
-    async fn undo_machine(&self, key: &RunnerKey) {
-        if let Err(error) = self.ports.hand_over.delete(key).await {
-            debug!(instance_id = key.as_str(), %error, "the hand-over was not deleted");
-        }
-        match self.end_runner(key, RunnerState::Gone).await {
-            Ok(Some(row)) => {
-                self.deregister(&row).await;
-            }
-            Ok(None) => {}
-            Err(error) => debug!(instance_id = key.as_str(), %error, "the runner's row was not ended"),
+    /// Ends a machine that got no hand-over from us, unless another attempt or another job has it. `holder` is the job
+    /// whose attempt still has its lease, and nothing else; without one, a machine without a row is left alone too.
+    ///
+    /// An attempt that stood still for a while may come here with a machine that was found, bound and put to work by
+    /// others meanwhile: the row decides, and is ended only as it was read. What is left is swept.
+    pub(super) async fn undo_machine(&self, key: &RunnerKey, holder: Option<JobId>) {
+        match self.ports.runners.get(key).await {
+            Ok(Some(row)) => match self.end_idle_row(row, holder).await {
+                Ok(Some(row)) => {
+                    if let Err(error) = self.ports.hand_over.delete(key).await {
+                        debug!(instance_id = key.as_str(), %error, "the hand-over was not deleted");
+                    }
+                    self.deregister(&row).await;
+                }
+                Ok(None) => return,
+                Err(error) => return debug!(instance_id = key.as_str(), %error, "the runner's row was not ended"),
+            },
+            Ok(None) if holder.is_some() => {}
+            Ok(None) => return,
+            Err(error) => return debug!(instance_id = key.as_str(), %error, "the runner's row cannot be read"),
         }
         self.end_machine(key, "failed_attempt").await;
+    }
+
+    /// Ends a row that has no hand-over yet and that no job but `holder` waits for. `None`: it has, or it moved.
+    async fn end_idle_row(&self, row: Runner, holder: Option<JobId>) -> Result<Option<Runner>, Error> {
+        if row.state != RunnerState::Minting || row.running_job.is_some() {
+            return Ok(None);
+        }
+        if let Some(id) = row.bound_job.filter(|id| Some(*id) != holder)
+            && self.ports.jobs.get(id).await?.is_some_and(|job| job.is_on(&row.key))
+        {
+            return Ok(None);
+        }
+        let mut ended = row.clone();
+        ended.advance(RunnerState::Gone);
+        ended.ttl = Some(Runner::keep_until(self.now(), self.settings.max_runtime));
+        Ok(match self.ports.runners.write(Some(&row), ended).await? {
+            Outcome::Applied(row) => {
+                self.tell(News::Runner { key: row.key.clone(), state: row.state.as_str() });
+                Some(row)
+            }
+            Outcome::Lost => None,
+        })
     }
 
     /// Ends a machine for good; the surplus sweep stands behind it.

@@ -5,7 +5,7 @@
 //! order:
 //!
 //! 1. the job lets go of it, in a write that only the holder of the lease can make;
-//! 2. its hand-over goes, and its registration;
+//! 2. its hand-over goes, and its registration; one whose hand-over cannot be deleted ends instead;
 //! 3. it is stopped, when it was running or a start was asked for, loses the tags of the assignment, and is released,
 //!    unless the stop failed: a machine that may be running is nobody's until its claim runs out;
 //! 4. its runner's row ends. As long as it does not, nobody can bind the machine, whoever holds its claim.
@@ -153,10 +153,12 @@ impl Dispatch {
             attempt.forget_spare();
             return Ok(Unwound::Back);
         }
-        if bound {
-            self.clear_machine(key, row.as_ref().filter(|_| !may_have_read)).await;
+        let clean = !bound || self.clear_machine(key, row.as_ref().filter(|_| !may_have_read)).await;
+        if clean || !attempt.handed_over {
+            self.give_back(attempt).await;
+        } else {
+            self.end_unclean(attempt, key).await;
         }
-        self.give_back(attempt).await;
         if bound {
             self.end_unused(attempt.job.id, key).await?;
         }
@@ -175,6 +177,16 @@ impl Dispatch {
             }
             Raised::NoOp => Ok(false),
         }
+    }
+
+    /// A spare that may keep the hand-over of a job it does not have is none: nobody would ever take that away from it.
+    async fn end_unclean(&self, attempt: &mut Attempt, key: &RunnerKey) {
+        if let (Some(pools), Some(spare)) = (self.ports.pools.as_deref(), attempt.take_spare()) {
+            self.ports.metrics.pool_assign(Some(&spare.pool), PoolAssign::Rollback);
+            pools.settled(spare);
+        }
+        attempt.forget_spare();
+        self.end_machine(key, "failed_attempt").await;
     }
 
     async fn give_back(&self, attempt: &mut Attempt) {

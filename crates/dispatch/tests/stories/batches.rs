@@ -54,6 +54,24 @@ async fn a_thousand_jobs_take_no_more_than_twenty_five_calls() {
     assert_eq!(served, jobs.into_iter().collect());
 }
 
+/// GitHub registers so many runners of an account a minute. A machine that waited for its registration would cost money
+/// and keep a worker; so the jobs wait instead.
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_an_account_waits_without_machines() {
+    let mut world = World::empty();
+    world.changes_per_minute = 12;
+    world.boot();
+    let jobs = queue(&world, 25);
+    world.pass(seconds(55)).await;
+    assert_eq!(world.launched().len(), 10, "five of six changes are for registrations");
+    world.settle_down(minutes(20)).await;
+    for job in jobs {
+        world.must_be_served(job).await;
+        assert!(world.waited(job) <= minutes(4), "{:?}", world.waited(job));
+    }
+    world.must_have_launched(25);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_thousand_jobs_on_ec2_take_no_more_than_twenty_five_fleets() {
     let mut world = wide(512);

@@ -60,6 +60,8 @@ pub struct World {
     pub cache: Option<Arc<CacheAccess>>,
     /// Messages worked on at a time.
     pub permits: usize,
+    /// What GitHub's client lets through that changes something. As many as a story makes, unless it is about them.
+    pub changes_per_minute: usize,
     /// How long an answer of GitHub takes.
     pub github_takes: Duration,
     /// Stands behind the port to machines instead of [`World::machines`].
@@ -109,6 +111,7 @@ impl World {
             report_secret: None,
             cache: None,
             permits: 20,
+            changes_per_minute: 100_000,
             github_takes: Duration::from_millis(20),
             cloud: None,
             table: Arc::new(Memory::new(Arc::clone(&clock))),
@@ -261,8 +264,7 @@ impl World {
             compute,
             pools: Some(pools),
             hand_over,
-            // As many changes as a story makes; pacing them is the client's own story.
-            github: Arc::new(client.with_changes_per_minute(100_000)),
+            github: Arc::new(client.with_changes_per_minute(self.changes_per_minute)),
             clock,
             rng,
             metrics: self.metrics.clone(),

@@ -115,6 +115,11 @@ impl Client {
         self
     }
 
+    /// Requests that change something, such as the registration of a runner, allowed per minute and installation.
+    pub const fn changes_per_minute(&self) -> usize {
+        self.budgets.changes
+    }
+
     /// Counts and times every request in `metrics` from now on.
     #[must_use]
     pub fn with_metrics(mut self, metrics: Metrics) -> Self {

@@ -266,6 +266,11 @@ impl Cloud {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner).push(guests);
     }
 
+    /// Forgets its guests, at the end of the world: who knows the cloud that knows it is never freed.
+    pub fn turn_out(&self) {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// An instance ends by itself: its agent's doing, or a shutdown.
     pub fn end(&self, id: &str, why: &'static str) {
         let _ = self.change_state(|state| {

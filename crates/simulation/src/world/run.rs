@@ -262,6 +262,8 @@ impl World {
         });
         let ec2_usage = self.outside.cloud.asked();
         let series = self.tally.series();
+        around.shutdown().await;
+        self.outside.cloud.turn_out();
         Outcome { summary, series, calls, github_usage, ec2_usage, violations, journal: self.journal }
     }
 

@@ -142,6 +142,32 @@ async fn active_runs_are_counted_once_and_their_jobs_told_apart() {
     assert_eq!(jobs[0].view.labels, ["runs-fleet"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_cannot_have_jobs_is_not_listed() {
+    let fake = Fake::new(|a| {
+        Some(match a.target.as_str() {
+            "/app/installations?per_page=100&page=1" => ok(
+                200,
+                json!([{"id": 3, "suspended_at": null}, {"id": 4, "suspended_at": "2026-01-01T00:00:00Z"}, {"id": 5}]),
+            ),
+            "/installation/repositories?per_page=100&page=1" => ok(
+                200,
+                json!({"total_count": 3, "repositories": [
+                    {"full_name": "acme/widgets", "archived": false, "disabled": false},
+                    {"full_name": "acme/attic", "archived": true},
+                    {"full_name": "acme/barred", "disabled": true},
+                ]}),
+            ),
+            _ => return None,
+        })
+    });
+    let client = client(&fake);
+    let installations = client.installations().await.unwrap();
+    assert_eq!(installations.iter().map(|id| id.get()).collect::<Vec<_>>(), [3, 5]);
+    assert_eq!(client.installed_repos(installations[0]).await, Ok(vec![repo()]));
+    assert_eq!(fake.count("POST /app/installations/3/access_tokens"), 1);
+}
+
 fn delivery(id: u64, at: &str) -> Value {
     json!({"id": id, "guid": format!("g{id}"), "delivered_at": at, "redelivery": false, "duration": 0.1,
            "status": "OK", "status_code": 200, "event": "workflow_job", "action": "queued",

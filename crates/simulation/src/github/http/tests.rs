@@ -157,6 +157,16 @@ async fn installations_are_found_by_the_right_kind_of_account() {
 }
 
 #[tokio::test]
+async fn an_installation_has_the_repositories_of_its_account() {
+    let f = start(|_| ()).await;
+    let all = f.get("/app/installations", &jwt()).await;
+    let accounts: Vec<_> = all.as_array().unwrap().iter().map(|i| (&i["id"], &i["account"]["login"])).collect();
+    assert_eq!(accounts, [(&json!(1), &json!("acme")), (&json!(2), &json!("mona"))]);
+    let theirs = f.get("/installation/repositories", &f.token().await).await;
+    assert_eq!((&theirs["total_count"], &theirs["repositories"][0]["full_name"]), (&json!(1), &json!("acme/shop")));
+}
+
+#[tokio::test]
 async fn installation_tokens_end() {
     let f = start(|_| ()).await;
     let token = f.token().await;

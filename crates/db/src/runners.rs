@@ -41,15 +41,13 @@ impl Runners {
         }
     }
 
-    /// Writes what changed between `old`, as it was read (`None`: no row, or only a `gone` one), and `new`; lost when
-    /// the row has moved since. Nothing is written when nothing changed.
+    /// Writes what changed between `old`, as it was read (`None`: there was no row), and `new`; lost when the row has
+    /// moved since. Nothing is written when nothing changed.
     pub async fn write(&self, old: Option<&Runner>, new: Runner) -> Result<Outcome<Runner>, Error> {
         if let Some(old) = old.filter(|old| difference(Some(old), &new).is_empty()) {
             return Ok(Outcome::Applied(old.clone()));
         }
-        let Outcome::Applied((write, runner)) = step(self.table.as_ref(), old.cloned(), new).await? else {
-            return Ok(Outcome::Lost);
-        };
+        let (write, runner) = step(old, new)?;
         Ok(self.table.transact(vec![write]).await?.map(|()| runner))
     }
 
@@ -79,35 +77,21 @@ impl Runners {
 }
 
 /// The write that turns `old` into `new`, and the row as it will be.
-pub(crate) async fn step(
-    table: &dyn Table,
-    old: Option<Runner>,
-    new: Runner,
-) -> Result<Outcome<(Write, Runner)>, Error> {
+pub(crate) fn step(old: Option<&Runner>, new: Runner) -> Result<(Write, Runner), Error> {
     let key = Value::from(new.key.as_str());
-    let old = match old {
-        Some(old) if old.key != new.key => {
-            return Err(Error::Invalid(format!("runner {} cannot become runner {}", old.key, new.key)));
-        }
-        Some(old) => Some(old),
-        None => match table.get(&RUNNERS, &key).await? {
-            Some(item) => match decode(&item).map_err(Error::Unreadable)? {
-                gone if gone.state == RunnerState::Gone => Some(gone),
-                _ => return Ok(Outcome::Lost),
-            },
-            None => None,
-        },
-    };
-    let (version, cond) = match &old {
+    if let Some(old) = old.filter(|old| old.key != new.key) {
+        return Err(Error::Invalid(format!("runner {} cannot become runner {}", old.key, new.key)));
+    }
+    let (version, cond) = match old {
         Some(old) => (old.version + 1, Cond::eq("version", whole(old.version))),
         None => (1, Cond::absent("runner_key")),
     };
-    let update = difference(old.as_ref(), &new).set("version", whole(version));
+    let update = difference(old, &new).set("version", whole(version));
     let write = match old {
         Some(_) => Write::Update { table: &RUNNERS, key, update, cond },
         None => Write::Put { table: &RUNNERS, item: update.set, cond },
     };
-    Ok(Outcome::Applied((write, stored(new, version))))
+    Ok((write, stored(new, version)))
 }
 
 fn whole(version: u64) -> i64 {

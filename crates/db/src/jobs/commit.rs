@@ -20,8 +20,7 @@ pub enum Change {
         /// As it shall be.
         new: Job,
     },
-    /// From the row as read to the next. `None`: there is none, or only one that is `gone`, whose place the new one
-    /// takes.
+    /// From the row as read (`None`: there is none) to the next.
     Runner {
         /// As it was read.
         old: Option<Runner>,
@@ -64,9 +63,7 @@ impl Jobs {
                     Write::Update { table: &JOBS, key, update, cond }
                 }
                 Change::Runner { old, new } => {
-                    let Outcome::Applied((write, runner)) = runners::step(self.table.as_ref(), old, new).await? else {
-                        return Ok(Outcome::Lost);
-                    };
+                    let (write, runner) = runners::step(old.as_ref(), new)?;
                     after.runners.push(runner);
                     write
                 }

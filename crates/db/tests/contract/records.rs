@@ -258,7 +258,9 @@ async fn a_gone_runner_is_replaced_without_reusing_its_versions() {
         gone.advance(RunnerState::Gone);
         gone.online_at = Some(at(4));
         let gone = runners.write(Some(&first), gone).await.expect("allowed").applied().expect("ours");
-        let second = runners.write(None, minting("i-1", 2)).await.expect("allowed").applied().expect("free again");
+        assert_eq!(runners.write(None, minting("i-1", 2)).await.expect("allowed"), Outcome::Lost, "whoever saw no row");
+        let second =
+            runners.write(Some(&gone), minting("i-1", 2)).await.expect("allowed").applied().expect("free again");
         assert_eq!(second, Runner { version: 3, ..minting("i-1", 2) }, "{}: nothing is left of the first", back.name);
         assert_eq!(runners.get(&"i-1".into()).await.expect("an answer").as_ref(), Some(&second));
         for stale in [first, gone] {

@@ -37,7 +37,12 @@ impl Dispatch {
             }
             let Some(message) = attempt.job.next_message() else { return Err(Failure::Fenced) };
             let old = self.ports.runners.get(&machine.key).await?;
-            if old.as_ref().is_some_and(|row| row.state != RunnerState::Gone) {
+            // A spare may have had a job before. Any other machine with a row is another attempt's, or about to end.
+            if let Some(row) = &old
+                && (attempt.spare.is_none()
+                    || row.state != RunnerState::Gone
+                    || self.has_job_besides(row, Some(attempt.job.id)).await?)
+            {
                 return Err(Failure::Taken);
             }
             let fallback = labels::fallback_labels(&message);

@@ -21,7 +21,7 @@ impl Dispatch {
         // Unknown: the sweep decides.
         let unbound = async || matches!(self.ports.runners.get(&key).await, Ok(None));
         if !unbound().await {
-            return self.undo_machine(&key, None).await;
+            return self.undo_machine(&machine, None).await;
         }
         match tokio::time::timeout_at(deadline, self.serve_another(&machine, class, deadline)).await {
             Ok(Ok(true)) => return,
@@ -29,7 +29,7 @@ impl Dispatch {
             Ok(Err(error)) => debug!(instance_id = key.as_str(), %error, "no other job could be given the machine"),
         }
         if unbound().await {
-            self.end_machine(&key, "never_bound").await;
+            self.end_unbound(&machine, "never_bound").await;
         }
     }
 

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use db::Outcome;
 use domain::clock::{self, Timestamp};
-use domain::ids::{JobId, RunnerKey};
+use domain::ids::{DispatchId, JobId, Repo, RunnerKey};
 use domain::job::apply::Context;
 use domain::job::{Event, FailureClass, Job};
 use domain::runner::{Runner, RunnerState};
+use github::labels;
+use provider::compute::Machine;
+use provider::tags;
 use queue::Disposition;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -55,7 +58,7 @@ impl Dispatch {
                         return Ok(keep_for(timings.send_pause));
                     }
                     match attempt.machine.as_ref().filter(|_| !attempt.handed_over) {
-                        Some(machine) => self.undo_machine(&machine.key, None).await,
+                        Some(machine) => self.undo_machine(machine, None).await,
                         None => {
                             let soon = Instant::now() + timings.cleanup;
                             self.wake_another(attempt.job.class.clone(), soon).await;
@@ -68,7 +71,7 @@ impl Dispatch {
                 }
                 if let Some(machine) = &attempt.machine {
                     if !attempt.handed_over {
-                        self.undo_machine(&machine.key, Some(attempt.job.id)).await;
+                        self.undo_machine(machine, Some(attempt.job.id)).await;
                     } else if self.retire(&machine.key).await? != Retired::Ended {
                         return Ok(keep_for(timings.heartbeat));
                     }
@@ -117,7 +120,8 @@ impl Dispatch {
     ///
     /// An attempt that stood still for a while may come here with a machine that was found, bound and put to work by
     /// others meanwhile: the row decides, and is ended only as it was read. What is left is swept.
-    pub(super) async fn undo_machine(&self, key: &RunnerKey, holder: Option<JobId>) {
+    pub(super) async fn undo_machine(&self, machine: &Machine, holder: Option<JobId>) {
+        let key = &machine.key;
         match self.ports.runners.get(key).await {
             Ok(Some(row)) => match self.end_idle_row(row, holder).await {
                 Ok(Some(row)) => {
@@ -129,7 +133,7 @@ impl Dispatch {
                 Ok(None) => return,
                 Err(error) => return debug!(instance_id = key.as_str(), %error, "the runner's row was not ended"),
             },
-            Ok(None) if holder.is_some() => {}
+            Ok(None) if holder.is_some() => return self.end_unbound(machine, "failed_attempt").await,
             Ok(None) => return,
             Err(error) => return debug!(instance_id = key.as_str(), %error, "the runner's row cannot be read"),
         }
@@ -138,12 +142,7 @@ impl Dispatch {
 
     /// Ends a row that has no hand-over yet and that no job but `holder` waits for. `None`: it has, or it moved.
     async fn end_idle_row(&self, row: Runner, holder: Option<JobId>) -> Result<Option<Runner>, Error> {
-        if row.state != RunnerState::Minting || row.running_job.is_some() {
-            return Ok(None);
-        }
-        if let Some(id) = row.bound_job.filter(|id| Some(*id) != holder)
-            && self.ports.jobs.get(id).await?.is_some_and(|job| job.is_on(&row.key))
-        {
+        if row.state != RunnerState::Minting || row.running_job.is_some() || self.has_job_besides(&row, holder).await? {
             return Ok(None);
         }
         let mut ended = row.clone();
@@ -156,6 +155,50 @@ impl Dispatch {
             }
             Outcome::Lost => None,
         })
+    }
+
+    /// Whether a job other than `this` waits for the runner, or has not moved on since it ended.
+    pub(super) async fn has_job_besides(&self, row: &Runner, this: Option<JobId>) -> Result<bool, db::Error> {
+        let Some(id) = row.bound_job.filter(|id| Some(*id) != this) else { return Ok(false) };
+        Ok(self.ports.jobs.get(id).await?.is_some_and(|job| job.is_on(&row.key)))
+    }
+
+    /// Ends a machine that no job was bound to. Its row comes first, as one that is over: whoever would bind it at this very
+    /// moment finds that row, or has written one before us.
+    pub(crate) async fn end_unbound(&self, machine: &Machine, cause: &'static str) {
+        // One without the tag of its repository was not launched for jobs, which then cannot find it either.
+        if let Some(repo) = machine.tags.get(tags::ROLE).and_then(|repo| repo.parse::<Repo>().ok()) {
+            let now = self.now();
+            let row = Runner {
+                key: machine.key.clone(),
+                version: 0,
+                state: RunnerState::Gone,
+                class: labels::class_key(&repo, &[]),
+                repo,
+                name: machine.key.to_string(),
+                abandoned_names: Vec::new(),
+                id: None,
+                labels: Vec::new(),
+                pool: None,
+                bound_job: None,
+                running_job: None,
+                dispatch: DispatchId::new(self.ports.rng.token()),
+                minted_at: clock::whole_seconds(now),
+                online_at: None,
+                running_since: None,
+                interrupted_at: None,
+                retire_at: None,
+                report: None,
+                ttl: Some(Runner::keep_until(now, self.settings.max_runtime)),
+            };
+            match self.ports.runners.write(None, row).await {
+                Ok(Outcome::Applied(_)) => {}
+                Ok(Outcome::Lost) => return,
+                // The sweep tries again.
+                Err(error) => return debug!(instance_id = machine.key.as_str(), %error, "the machine was not ended"),
+            }
+        }
+        self.end_machine(&machine.key, cause).await;
     }
 
     /// Ends a machine for good; the surplus sweep stands behind it.

@@ -216,7 +216,11 @@ impl Dispatch {
             if row.state != RunnerState::Gone {
                 return Ok(());
             }
-            self.clear_machine(key, Some(&row)).await;
+            // Another attempt may have written it.
+            if !self.clear_machine(key, Some(&row)).await {
+                self.end_unclean(attempt, key).await;
+                return Ok(());
+            }
         }
         self.give_back(attempt).await;
         Ok(())

@@ -9,7 +9,7 @@ use domain::ids::RunnerKey;
 use domain::job::{Event, Job, JobState};
 use domain::runner::{Runner, RunnerState};
 use github::client::Priority;
-use provider::compute::Filter;
+use provider::compute::{Filter, Machine};
 use tracing::{error, warn};
 
 use super::{GITHUB_CALLS, Scope, Swept};
@@ -28,18 +28,23 @@ impl Dispatch {
             if machine.launch_id.is_none() || machine.state.is_gone() || !old {
                 continue;
             }
-            let needless = match self.ports.runners.get(&machine.key).await {
-                // `gone` while the machine lives: its end failed when the row was written.
-                Ok(row) => Ok(row.is_none_or(|row| row.state == RunnerState::Gone || self.outlives(&row))),
-                Err(error) => Err(error.into()),
-            };
-            if let Ok(true) = needless {
-                warn!(instance_id = machine.key.as_str(), "ending a machine that has, or had, no work");
-                self.end_machine(&machine.key, "needless").await;
-            }
-            swept.count(&needless);
+            swept.count(&self.end_if_needless(&machine).await);
         }
         Ok(swept)
+    }
+
+    async fn end_if_needless(&self, machine: &Machine) -> Result<bool, Error> {
+        let row = self.ports.runners.get(&machine.key).await?;
+        // `gone` while the machine lives: its end failed when the row was written.
+        let needless = row.as_ref().is_none_or(|row| row.state == RunnerState::Gone || self.outlives(row));
+        if needless {
+            warn!(instance_id = machine.key.as_str(), "ending a machine that has, or had, no work");
+            match row {
+                None => self.end_unbound(machine, "needless").await,
+                Some(_) => self.end_machine(&machine.key, "needless").await,
+            }
+        }
+        Ok(needless)
     }
 
     /// Whether a runner was done so long ago that its agent will not end the machine any more.

@@ -252,9 +252,9 @@ impl Dispatch {
         let Some(message) = &job.message else { return Duration::ZERO };
         let (now, mut pace) = (self.now(), lock(&self.pace));
         // A sixth is left for what else changes something at GitHub: runners deregistered, jobs re-run, second tries.
-        let registrations = self.ports.github.changes_per_minute() / 6 * 5;
+        let changes = self.ports.github.changes_per_minute();
         let of_repo = pace.wait(message.repo.as_str(), self.settings.jobs_per_minute as usize, now);
-        of_repo.max(pace.wait(message.repo.owner(), registrations, now))
+        of_repo.max(pace.wait(message.repo.owner(), changes - changes / 6, now))
     }
 
     /// Whether an event of the cloud was handled by this process already.

@@ -14,7 +14,7 @@ use domain::clock::{Timestamp, after, since};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// The latest starts, some of them in the future, by what is limited. At most as many as the limit, oldest first.
+/// The starts of the last minute, and those to come, by what is limited. At most as many as the limit, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     starts: BTreeMap<String, VecDeque<Timestamp>>,
@@ -28,8 +28,11 @@ impl Pace {
         }
         self.starts.retain(|_, starts| starts.back().is_some_and(|last| after(*last, WINDOW) > now));
         let starts = self.starts.entry(of.to_ascii_lowercase()).or_default();
+        while starts.front().is_some_and(|first| after(*first, WINDOW) <= now) {
+            starts.pop_front();
+        }
         let first = if starts.len() < limit { None } else { starts.pop_front() };
-        let start = first.map_or(now, |first| after(first, WINDOW).max(now));
+        let start = first.map_or(now, |first| after(first, WINDOW));
         starts.push_back(start);
         since(start, now)
     }
@@ -81,5 +84,14 @@ mod tests {
         starts.sort_unstable();
         assert!(starts.windows(11).all(|eleven| eleven[10] - eleven[0] >= 60), "{starts:?}");
         assert_eq!(starts.last(), Some(&120), "and none waits longer than it must");
+    }
+
+    #[test]
+    fn what_started_a_minute_ago_is_forgotten() {
+        let mut pace = Pace::default();
+        for second in 0..600 {
+            assert_eq!(pace.wait("org", usize::MAX, at(second)), Duration::ZERO);
+        }
+        assert_eq!(pace.starts["org"].len(), 60);
     }
 }

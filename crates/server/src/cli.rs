@@ -82,7 +82,7 @@ pub(crate) struct Simulate {
     /// Print everything that happened.
     #[arg(long)]
     pub(crate) journal: bool,
-    /// A day of forty organisations instead of a bad hour of two.
+    /// A day of sixty-four organisations instead of a bad hour of two.
     #[arg(long)]
     pub(crate) day: bool,
     /// The same organisations at a constant rate, for as long as it takes: shows what a job costs as records pile up.

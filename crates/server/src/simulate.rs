@@ -23,12 +23,10 @@ pub(crate) fn main(options: &cli::Simulate) -> anyhow::Result<ExitCode> {
     let seeds = options.seeds();
     let next = AtomicU64::new(*seeds.start());
     let stop = AtomicBool::new(false);
-    let finished: Mutex<BTreeMap<u64, Finished>> = Mutex::default();
+    let shown = Mutex::new(InOrder { due: *seeds.start(), ..InOrder::default() });
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = threads.min(usize::try_from(seeds.end() - seeds.start() + 1).unwrap_or(usize::MAX));
     let began = SystemClock.now();
-    let mut total = Total::default();
-    let mut failed = None;
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -37,24 +35,17 @@ pub(crate) fn main(options: &cli::Simulate) -> anyhow::Result<ExitCode> {
                     if !seeds.contains(&seed) {
                         return;
                     }
-                    let done = one(options, seed);
-                    if done.as_ref().is_ok_and(|done| done.violations > 0) && !options.keep_going {
+                    let done = one(options, seed)
+                        .unwrap_or_else(|error| Finished { text: format!("{error:#}"), ..Finished::failed() });
+                    if done.violations > 0 && !options.keep_going {
                         stop.store(true, Ordering::Relaxed);
                     }
-                    let done =
-                        done.unwrap_or_else(|error| Finished { text: format!("{error:#}"), ..Finished::failed() });
-                    finished.lock().unwrap_or_else(PoisonError::into_inner).insert(seed, done);
+                    shown.lock().unwrap_or_else(PoisonError::into_inner).take(seed, done);
                 }
             });
         }
     });
-    for (seed, done) in finished.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        total.add(&done);
-        if done.violations > 0 {
-            failed.get_or_insert(seed);
-        }
-        say(done.text.trim_end());
-    }
+    let InOrder { total, failed, .. } = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
     if seeds.start() != seeds.end() {
         let took = since(SystemClock.now(), began).as_secs_f64();
         if options.json {
@@ -68,6 +59,29 @@ pub(crate) fn main(options: &cli::Simulate) -> anyhow::Result<ExitCode> {
         complain(&format!("an invariant is broken; to see it again:\n  {}", options.replay(seed)));
     }
     Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Shows what came of the seeds in their order, each as soon as all before it are done.
+#[derive(Default)]
+struct InOrder {
+    due: u64,
+    early: BTreeMap<u64, Finished>,
+    total: Total,
+    failed: Option<u64>,
+}
+
+impl InOrder {
+    fn take(&mut self, seed: u64, done: Finished) {
+        self.early.insert(seed, done);
+        while let Some(done) = self.early.remove(&self.due) {
+            self.total.add(&done);
+            if done.violations > 0 {
+                self.failed.get_or_insert(self.due);
+            }
+            say(done.text.trim_end());
+            self.due += 1;
+        }
+    }
 }
 
 /// What came of a seed, as it is shown.

@@ -12,6 +12,7 @@ pub mod plot;
 pub mod ports;
 pub mod process;
 pub mod replica;
+pub mod requests;
 pub mod run;
 pub mod scenario;
 pub mod spares;

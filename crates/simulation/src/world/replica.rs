@@ -20,7 +20,7 @@ use github::client::{Client, ClientConfig};
 use github::labels::Aliases;
 use github::mint;
 use github::webhook::Secrets;
-use housekeeping::Housekeeping;
+use housekeeping::{Housekeeping, Requests};
 use jiff::tz::TimeZone;
 use pools::WarmPools;
 use provider::{Compute, HandOver};
@@ -62,6 +62,8 @@ pub struct Outside {
     pub reports: Arc<dyn Queue>,
     /// What the cloud says.
     pub events: Arc<dyn Queue>,
+    /// Runs of tasks that people ask for.
+    pub requests: Arc<dyn Queue>,
     /// How queues behave.
     pub post: Arc<Mutex<Post>>,
     /// Ports that are down.
@@ -371,6 +373,9 @@ impl Replica {
             tasks.spawn(
                 coordinator.lead(&stop, move |term| sweeps::run_some(Arc::clone(&sweeping), Sweep::LOOPS, term.over())),
             );
+            let requests = Arc::new(Requests { keeper: Arc::clone(&keeper), stop: stop.clone() });
+            let queue = self.queue(&process, &outside.requests);
+            tasks.spawn(Consumer::new(queue, Requests::consuming(), requests, Arc::clone(&rng)).run(stop.clone()));
             tasks.spawn(coordinator.lead(&stop, move |term| Arc::clone(&keeper).lead(term)));
         }
         tasks.spawn(coordinator.lead(&stop, move |term| {

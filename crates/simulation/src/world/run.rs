@@ -34,6 +34,7 @@ use super::ports::queue::Post;
 use super::ports::table::Store;
 use super::process::{Calls, Port, Weather};
 use super::replica::{Candidates, Odds, Outside, Replica, lock};
+use super::requests;
 use super::scenario::{Day, Faults, Hour, Load, Scenario, Work, chance};
 use super::spares::Operator;
 use super::summary::{Series, Summary, Tally};
@@ -106,7 +107,7 @@ struct World {
 }
 
 /// Accounts of a bad hour, and of a day.
-const ACCOUNTS: (usize, usize) = (2, 40);
+const ACCOUNTS: (usize, usize) = (2, 64);
 const ZONES: [&str; 3] = ["eu-1a", "eu-1b", "eu-1c"];
 /// How long settled rows of a day are kept.
 const KEPT: Duration = Duration::from_secs(3600);
@@ -164,6 +165,7 @@ impl World {
             dead_letters: queues.queue(dead),
             reports: Arc::clone(&reports),
             events: Arc::clone(&events),
+            requests: queues.queue(QueueConfig::standard("housekeeping")),
             post: Arc::default(),
             weather: Weather::default(),
             clock: Arc::clone(&clock),
@@ -238,6 +240,10 @@ impl World {
         if self.scenario.faults.network {
             let rng = chance(self.scenario.seed, "outages");
             around.spawn(outages(self.outside.weather.clone(), rng, self.began + self.scenario.trouble));
+        }
+        if options.work == Work::Hour {
+            let (requests, clock) = (Arc::clone(&self.outside.requests), Arc::clone(&self.outside.clock));
+            around.spawn(requests::ask(requests, clock, chance(self.scenario.seed, "requests")));
         }
         if options.work.is_of_many() {
             around.spawn(collect(Arc::clone(&self.outside.store), Arc::clone(&self.outside.clock)));

@@ -84,7 +84,7 @@ pub enum Work {
     /// A bad hour of two organisations.
     #[default]
     Hour,
-    /// A day of forty organisations.
+    /// A day of sixty-four organisations.
     Day,
     /// The same at a constant rate, in jobs a minute.
     Steady(NonZeroU32),
@@ -104,7 +104,7 @@ impl Work {
         }
     }
 
-    /// Forty organisations, whose records are collected while the work goes on.
+    /// Sixty-four organisations, whose records are collected while the work goes on.
     pub fn is_of_many(self) -> bool {
         matches!(self, Self::Day | Self::Steady(_))
     }

@@ -57,7 +57,7 @@ pub const TABLE: [(&str, &str); 22] = [
 /// How long things may take in a healthy world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// From an accepted webhook to a record.
+    /// From an accepted webhook to a record: of what was accepted as a message only. Nobody has to ask GitHub for it.
     pub recorded: Duration,
     /// From waiting at GitHub to a machine.
     pub launched: Duration,
@@ -82,7 +82,7 @@ const fn minutes(n: u64) -> Duration {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            recorded: minutes(15),
+            recorded: minutes(2),
             launched: minutes(25),
             begun: minutes(60),
             surplus: minutes(8),

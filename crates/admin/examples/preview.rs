@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use domain::clock::{Clock, SignedDuration, SystemClock, Timestamp, whole_seconds};
 use domain::gh;
-use domain::ids::{ClassKey, DispatchId, RunId, RunnerId, RunnerKey};
+use domain::ids::{ClassKey, RunId, RunnerId, RunnerKey};
 use domain::job::apply::{Bound, Context, ServedBy};
 use domain::job::transition::{Bump, RequeueReason, SettleReason, Wake};
 use domain::job::{Job, Lease, Milestone, Settled, Sighting};
@@ -164,26 +164,16 @@ fn runner(job: &Job, state: RunnerState, now: Timestamp) -> Option<(Runner, Mach
         tags: BTreeMap::new(),
     };
     let runner = Runner {
-        name: format!("runs-fleet-{key}"),
-        key,
-        version: 0,
         state,
         repo: job.message.as_ref()?.repo.clone(),
-        abandoned_names: Vec::new(),
         id: RunnerId::new(1),
-        labels: Vec::new(),
-        class: ClassKey::new("class"),
-        pool: None,
         bound_job: Some(job.id),
         running_job: job.in_progress_at.map(|_| job.id),
-        dispatch: DispatchId::new("d"),
         minted_at: job.created_at,
         online_at: job.started_at,
         running_since: job.in_progress_at,
-        interrupted_at: None,
-        retire_at: None,
-        report: None,
         ttl: Some(after(now, 86_400_000)),
+        ..domain::testing::runner(key.as_str())
     };
     Some((runner, machine))
 }

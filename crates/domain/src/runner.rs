@@ -113,6 +113,38 @@ pub struct FinalReport {
 }
 
 impl Runner {
+    /// A runner that is to be registered on this machine, for nobody yet.
+    pub fn new(
+        key: RunnerKey,
+        repo: Repo,
+        class: ClassKey,
+        name: String,
+        dispatch: DispatchId,
+        minted_at: Timestamp,
+    ) -> Self {
+        Self {
+            key,
+            version: 0,
+            state: RunnerState::Minting,
+            repo,
+            name,
+            abandoned_names: Vec::new(),
+            id: None,
+            labels: Vec::new(),
+            class,
+            pool: None,
+            bound_job: None,
+            running_job: None,
+            dispatch,
+            minted_at,
+            online_at: None,
+            running_since: None,
+            interrupted_at: None,
+            retire_at: None,
+            report: None,
+            ttl: None,
+        }
+    }
     /// Moves to `state` unless that would go back up. `Retiring` → `Busy` is the one legal step up.
     pub fn advance(&mut self, state: RunnerState) {
         if state > self.state || (self.state == RunnerState::Retiring && state == RunnerState::Busy) {

@@ -2,28 +2,7 @@ use super::*;
 use crate::testing::at;
 
 fn runner(state: RunnerState, interrupted_at: Option<i64>) -> Runner {
-    Runner {
-        key: "i-1".into(),
-        version: 1,
-        state,
-        repo: "acme/widgets".parse().unwrap(),
-        name: "runs-fleet-runner-1".to_owned(),
-        abandoned_names: Vec::new(),
-        id: None,
-        labels: Vec::new(),
-        class: "class".into(),
-        pool: None,
-        bound_job: None,
-        running_job: None,
-        dispatch: DispatchId::from("d"),
-        minted_at: at(0),
-        online_at: None,
-        running_since: None,
-        interrupted_at: interrupted_at.map(at),
-        retire_at: None,
-        report: None,
-        ttl: None,
-    }
+    Runner { state, interrupted_at: interrupted_at.map(at), ..crate::testing::runner("i-1") }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::job::apply::{Bound, Context};
 use crate::job::{Job, Lease};
 use crate::launch::LaunchSpec;
 use crate::message::JobMessage;
+use crate::runner::Runner;
 use crate::timings::Timings;
 
 /// `2026-01-01T00:00:00Z` and so many seconds.
@@ -53,6 +54,13 @@ pub fn message(job: u64) -> JobMessage {
 /// A lease that lasts until that second.
 pub fn lease(token: &str, until: i64) -> Lease {
     Lease { token: token.into(), owner: "test".to_owned(), until: Some(at(until)) }
+}
+
+/// A runner of `org/repo` that is about to be registered on this machine, at second 0.
+pub fn runner(machine: &str) -> Runner {
+    #[allow(clippy::expect_used, reason = "constants of the tests")]
+    let repo = "org/repo".parse().expect("valid");
+    Runner::new(machine.into(), repo, "class".into(), format!("runs-fleet-{machine}"), "d".into(), at(0))
 }
 
 /// A freshly accepted job at second 0.

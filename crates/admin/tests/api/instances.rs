@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use admin::router;
-use domain::ids::{ClassKey, DispatchId, JobId, RunnerId};
+use domain::ids::{JobId, RunnerId};
 use domain::runner::{Runner, RunnerState};
 use domain::testing::at;
 use provider::{Machine, MachineState};
@@ -29,26 +29,14 @@ fn machine(key: &str, state: MachineState, launched: i64) -> Machine {
 
 fn runner(key: &str, state: RunnerState) -> Runner {
     Runner {
-        key: key.into(),
-        version: 0,
         state,
-        repo: "org/repo".parse().unwrap(),
-        name: format!("runs-fleet-{key}"),
-        abandoned_names: Vec::new(),
         id: RunnerId::new(1),
-        labels: Vec::new(),
-        class: ClassKey::new("class"),
         pool: "fast".parse().ok(),
         bound_job: JobId::new(3),
         running_job: (state == RunnerState::Busy).then(|| JobId::new(4)).flatten(),
-        dispatch: DispatchId::new("d"),
         minted_at: at(5),
         online_at: Some(at(9)),
-        running_since: None,
-        interrupted_at: None,
-        retire_at: None,
-        report: None,
-        ttl: None,
+        ..domain::testing::runner(key)
     }
 }
 

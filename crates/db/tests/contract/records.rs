@@ -4,7 +4,7 @@ use db::schema::JOBS;
 use db::table::{Cond, Outcome, Update, Value};
 use db::{Change, Error, JobFilter, Jobs, Runners};
 use domain::clock::{Clock, after};
-use domain::ids::{ClassKey, JobId, RunnerKey};
+use domain::ids::{JobId, RunnerKey};
 use domain::job::{Job, JobState, Settled};
 use domain::runner::{Runner, RunnerState};
 use domain::testing::{accepted, at, claimed, launched, lease};
@@ -37,28 +37,7 @@ fn step(from: &Job, to: Job) -> Job {
 }
 
 fn minting(machine: &str, job: u64) -> Runner {
-    Runner {
-        key: machine.into(),
-        version: 0,
-        state: RunnerState::Minting,
-        repo: "org/repo".parse().expect("valid"),
-        name: format!("runs-fleet-{machine}"),
-        abandoned_names: vec![],
-        id: None,
-        labels: vec![],
-        class: ClassKey::new("class"),
-        pool: None,
-        bound_job: Some(id(job)),
-        running_job: None,
-        dispatch: "d".into(),
-        minted_at: at(2),
-        online_at: None,
-        running_since: None,
-        interrupted_at: None,
-        retire_at: None,
-        report: None,
-        ttl: Some(at(1000)),
-    }
+    Runner { bound_job: Some(id(job)), minted_at: at(2), ttl: Some(at(1000)), ..domain::testing::runner(machine) }
 }
 
 /// D1: accepting a job twice changes nothing the second time.

@@ -54,27 +54,16 @@ impl Dispatch {
                 );
             }
             let labels = fallback.labels;
+            let name = mint::runner_name(&naming(&message, &machine.key), 0);
+            let class = labels::class_key(&message.repo, &labels);
+            let (repo, dispatch) = (message.repo.clone(), DispatchId::new(self.ports.rng.token()));
             let runner = Runner {
-                key: machine.key.clone(),
                 version: old.as_ref().map_or(0, |row| row.version),
-                state: RunnerState::Minting,
-                repo: message.repo.clone(),
-                name: mint::runner_name(&naming(&message, &machine.key), 0),
-                abandoned_names: Vec::new(),
-                id: None,
-                class: labels::class_key(&message.repo, &labels),
                 labels,
                 pool: message.spec.pool.clone(),
                 bound_job: Some(attempt.job.id),
-                running_job: None,
-                dispatch: DispatchId::new(self.ports.rng.token()),
-                minted_at: clock::whole_seconds(cx.now),
-                online_at: None,
-                running_since: None,
-                interrupted_at: None,
-                retire_at: None,
-                report: None,
                 ttl: Some(Runner::keep_until(cx.now, self.settings.max_runtime)),
+                ..Runner::new(machine.key.clone(), repo, class, name, dispatch, clock::whole_seconds(cx.now))
             };
             let bound = attempt.job.bound(&to, &cx);
             let changes =

@@ -169,27 +169,12 @@ impl Dispatch {
         // One without the tag of its repository was not launched for jobs, which then cannot find it either.
         if let Some(repo) = machine.tags.get(tags::ROLE).and_then(|repo| repo.parse::<Repo>().ok()) {
             let now = self.now();
+            let (class, name) = (labels::class_key(&repo, &[]), machine.key.to_string());
+            let dispatch = DispatchId::new(self.ports.rng.token());
             let row = Runner {
-                key: machine.key.clone(),
-                version: 0,
                 state: RunnerState::Gone,
-                class: labels::class_key(&repo, &[]),
-                repo,
-                name: machine.key.to_string(),
-                abandoned_names: Vec::new(),
-                id: None,
-                labels: Vec::new(),
-                pool: None,
-                bound_job: None,
-                running_job: None,
-                dispatch: DispatchId::new(self.ports.rng.token()),
-                minted_at: clock::whole_seconds(now),
-                online_at: None,
-                running_since: None,
-                interrupted_at: None,
-                retire_at: None,
-                report: None,
                 ttl: Some(Runner::keep_until(now, self.settings.max_runtime)),
+                ..Runner::new(machine.key.clone(), repo, class, name, dispatch, clock::whole_seconds(now))
             };
             match self.ports.runners.write(None, row).await {
                 Ok(Outcome::Applied(_)) => {}

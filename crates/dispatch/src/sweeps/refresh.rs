@@ -95,8 +95,8 @@ fn serves_not(job: &Job, row: Option<&Runner>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use domain::ids::{DispatchId, JobId};
-    use domain::testing::{at, launched};
+    use domain::ids::JobId;
+    use domain::testing::{launched, runner};
 
     use super::*;
 
@@ -104,26 +104,10 @@ mod tests {
     fn a_runner_serves_its_job_until_it_ends_or_is_anothers() {
         let job = launched(7, "t", "i-1");
         let row = |state, bound, running| Runner {
-            key: "i-1".into(),
-            version: 1,
             state,
-            repo: "org/repo".parse().expect("valid"),
-            name: String::new(),
-            abandoned_names: Vec::new(),
-            id: None,
-            labels: Vec::new(),
-            class: ClassKey::new("class"),
-            pool: None,
             bound_job: JobId::new(bound),
             running_job: JobId::new(running),
-            dispatch: DispatchId::new("d"),
-            minted_at: at(0),
-            online_at: None,
-            running_since: None,
-            interrupted_at: None,
-            retire_at: None,
-            report: None,
-            ttl: None,
+            ..runner("i-1")
         };
         for (what, row, expected) in [
             ("it waits for its runner", row(RunnerState::Minted, 7, 0), false),

@@ -12,26 +12,14 @@ fn job_id(n: u64) -> JobId {
 
 fn runner(key: &str, bound: Option<u64>) -> Runner {
     Runner {
-        key: key.into(),
         version: 1,
         state: RunnerState::Online,
-        repo: "org/repo".parse().expect("repo"),
         name: format!("runs-fleet-runner-repo-{key}"),
-        abandoned_names: Vec::new(),
         id: RunnerId::new(5),
         labels: vec!["runs-fleet/cpu=2".to_owned()],
-        class: "class".into(),
-        pool: None,
         bound_job: bound.and_then(JobId::new),
-        running_job: None,
-        dispatch: "d".into(),
         minted_at: at(2),
-        online_at: None,
-        running_since: None,
-        interrupted_at: None,
-        retire_at: None,
-        report: None,
-        ttl: None,
+        ..domain::testing::runner(key)
     }
 }
 

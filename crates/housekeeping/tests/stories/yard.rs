@@ -7,7 +7,7 @@ use db::pools::PoolConfig;
 use db::tasks::{Ended, Trigger};
 use db::{Claims, Locks, Pools, Table, Tasks};
 use domain::clock::{Clock, SignedDuration, Timestamp};
-use domain::ids::{ClassKey, DispatchId, JobId, PoolName, RunnerKey};
+use domain::ids::{JobId, PoolName, RunnerKey};
 use domain::job::{Job, JobState, Settled};
 use domain::runner::{Runner, RunnerState};
 use github::client::Client;
@@ -145,26 +145,11 @@ impl Yard {
     /// A runner's record.
     pub async fn runner(&self, on: &RunnerKey, state: RunnerState) {
         let runner = Runner {
-            key: on.clone(),
-            version: 0,
             state,
             repo: crate::support::github::repo(),
             name: format!("runs-fleet-runner-cpu-000007-{}", on.as_str().trim_start_matches("i-")),
-            abandoned_names: Vec::new(),
-            id: None,
-            labels: Vec::new(),
-            class: ClassKey::new("class"),
-            pool: None,
-            bound_job: None,
-            running_job: None,
-            dispatch: DispatchId::new("d"),
             minted_at: self.clock.now(),
-            online_at: None,
-            running_since: None,
-            interrupted_at: None,
-            retire_at: None,
-            report: None,
-            ttl: None,
+            ..domain::testing::runner(on.as_str())
         };
         assert!(self.world.runners().write(None, runner).await.unwrap().is_applied());
     }

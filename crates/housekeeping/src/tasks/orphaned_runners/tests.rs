@@ -1,6 +1,5 @@
 use std::collections::BTreeMap as Tags;
 
-use domain::ids::{ClassKey, DispatchId};
 use domain::testing::at;
 use provider::{Machine, MachineState};
 
@@ -10,26 +9,10 @@ const NAME: &str = "runs-fleet-runner-cpu-000007-0123456789abcdef0";
 
 fn row(state: RunnerState) -> Runner {
     Runner {
-        key: "i-0123456789abcdef0".into(),
-        version: 1,
         state,
-        repo: "org/repo".parse().unwrap(),
         name: NAME.to_owned(),
         abandoned_names: vec!["lost".to_owned()],
-        id: None,
-        labels: Vec::new(),
-        class: ClassKey::new("class"),
-        pool: None,
-        bound_job: None,
-        running_job: None,
-        dispatch: DispatchId::new("d"),
-        minted_at: at(0),
-        online_at: None,
-        running_since: None,
-        interrupted_at: None,
-        retire_at: None,
-        report: None,
-        ttl: None,
+        ..domain::testing::runner("i-0123456789abcdef0")
     }
 }
 

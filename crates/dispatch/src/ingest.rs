@@ -100,7 +100,7 @@ impl Dispatch {
         }
         // Half of the time is the message's: a server whose store is down still takes webhooks.
         let half = tokio::time::Instant::now() + BUDGET / 2;
-        let (accepted, ()) = tokio::join!(within(half, || self.create(&job)), self.ensure_pool(&job));
+        let accepted = within(half, || self.create(&job)).await;
         let (record, fresh) = match &accepted {
             Ok(Accepted::Created(job)) => (job.as_ref(), true),
             // Somebody else's, or our own earlier one: only a pending job needs its wake-up, perhaps again.
@@ -118,7 +118,9 @@ impl Dispatch {
         } else {
             within(deadline, || self.wake_or_say(record)).await
         };
-        let _ = tokio::time::timeout_at(deadline, self.saw_job_of(&event.repo)).await;
+        // Neither is for this job: a webhook that comes again for one that is over would keep its pool alive.
+        let notes = async { tokio::join!(self.saw_job_of(&event.repo), self.ensure_pool(record)) };
+        let _ = tokio::time::timeout_at(deadline, notes).await;
         match (&accepted, &sent) {
             (Err(_), Err(_)) => Err(Unavailable),
             _ => {

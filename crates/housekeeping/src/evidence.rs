@@ -22,6 +22,8 @@ mod tests;
 
 /// How long a claim protects an act on a machine.
 const CLAIM: std::time::Duration = std::time::Duration::from_secs(120);
+/// How long is enough where the record of a runner says that it is over.
+pub(crate) const SURE: std::time::Duration = std::time::Duration::from_secs(600);
 /// Machines asked after at once.
 const BATCH: usize = 100;
 

@@ -1,6 +1,8 @@
 //! Jobs that name a pool, and its spares.
 
-use domain::ids::{JobId, RunnerKey};
+use db::schema::POOLS;
+use db::table::Cond;
+use domain::ids::{JobId, PoolName, RunnerKey};
 use domain::job::{JobState, Settled};
 use domain::runner::RunnerState;
 use provider::{MachineState, tags};
@@ -347,4 +349,24 @@ async fn the_tags_of_an_assignment_decide_nothing() {
     world.settle_down(minutes(20)).await;
     must_be_served_by(&world, job, &spare, false).await;
     assert!(!world.machines.get(&spare).tags.contains_key(tags::ASSIGNED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_is_made_by_its_first_job_and_not_by_old_news_of_it() {
+    let world = World::new();
+    let ci: PoolName = "ci".parse().unwrap();
+    let job = world.queue_job_with(&[WARM]);
+    world.until("it is over", minutes(5), async |w| w.job_is_over(job).await).await;
+    let made = world.pools().get(&ci).await.unwrap();
+    assert!(made.is_some_and(|pool| pool.ephemeral), "the label made it");
+    // Nobody used it, so it was removed. The webhook of long ago comes once more.
+    assert!(world.table().delete(&POOLS, &"ci".into(), Cond::Always).await.unwrap().is_applied());
+    let again = world.github.with(|model, _| {
+        let queued = model.deliveries(None).find(|delivery| delivery.webhook.action.as_deref() == Some("queued"));
+        queued.map(|delivery| delivery.id).map(|id| model.redeliver(id))
+    });
+    assert_eq!(again, Some(Ok(())));
+    world.pass(minutes(1)).await;
+    assert!(world.github.with(|model, _| model.deliveries(None).any(|delivery| delivery.webhook.redelivery)));
+    assert!(world.pools().get(&ci).await.unwrap().is_none());
 }

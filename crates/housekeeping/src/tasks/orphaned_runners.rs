@@ -15,7 +15,7 @@ use github::mint::runner_key_candidates;
 use telemetry::metrics::HousekeepingAction;
 
 use crate::context::{Error, Housekeeping};
-use crate::evidence::{Existence, Verdict, is_instance_id};
+use crate::evidence::{Existence, SURE, Verdict, is_instance_id};
 use crate::run::Run;
 
 #[cfg(test)]
@@ -27,8 +27,6 @@ const MOST: usize = 200;
 const ACTIVE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A sighting older than this is of a registration that is no more.
 const FORGOTTEN: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// How long is enough where something else says that the runner is over.
-const SURE: Duration = Duration::from_secs(600);
 
 /// Whether a name is one that we give.
 fn is_ours(name: &str) -> bool {

@@ -3,6 +3,9 @@
 //! Hand-overs of machines that are gone are dispatch's own sweep. Here is the other half: a machine that exists, and whose
 //! agent never finished what it was handed. The pool skips it, claims skip it, every other sweep skips it. Two clocks
 //! must agree before a running machine ends: what the hand-over says of itself, and how long the machine is up.
+//!
+//! A spare that was never started for its job keeps what it was handed if whoever gave it back died before he deleted it.
+//! Its runner is over then, which says enough.
 
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::context::{Error, Housekeeping};
-use crate::evidence::Config;
+use crate::evidence::{Config, SURE};
 use crate::run::Run;
 
 #[cfg(test)]
@@ -44,13 +47,16 @@ fn may_be_dead(machine: &Machine, now: Timestamp, dead: Duration) -> bool {
     }
 }
 
-fn fate(machine: &Machine, config: Config, now: Timestamp, dead: Duration) -> Fate {
+/// `over`: the record of its runner says that it is.
+fn fate(machine: &Machine, config: Config, over: bool, now: Timestamp, dead: Duration) -> Fate {
     // One without a date says nothing.
     let Config::Written(at) = config else { return Fate::Leave };
-    if since(now, at) < dead || !may_be_dead(machine, now, dead) {
+    let running = machine.state == MachineState::Running;
+    let enough = if over && !running { SURE } else { dead };
+    if since(now, at) < enough || !may_be_dead(machine, now, dead) {
         return Fate::Leave;
     }
-    if machine.state == MachineState::Running { Fate::Terminate } else { Fate::Delete }
+    if running { Fate::Terminate } else { Fate::Delete }
 }
 
 impl Housekeeping {
@@ -76,7 +82,7 @@ impl Housekeeping {
             match self.dead_assignment(run, machine, dead).await {
                 Ok(Fate::Leave) => run.kept(),
                 Ok(Fate::Delete) => {
-                    run.acted(Some(HousekeepingAction::SsmParams), machine.key.as_str(), "nobody read it");
+                    run.acted(Some(HousekeepingAction::SsmParams), machine.key.as_str(), "nobody will read it");
                 }
                 Ok(Fate::Terminate) => {
                     left -= 1;
@@ -91,12 +97,14 @@ impl Housekeeping {
     async fn dead_assignment(&self, run: &Run<'_>, machine: &Machine, dead: Duration) -> Result<Fate, Error> {
         let key = &machine.key;
         let config = self.config(key).await?;
-        if fate(machine, config, self.now(), dead) == Fate::Leave {
+        // After the hand-over: of a new runner there would be a new one.
+        let over = self.runner(key).await?.is_some_and(|row| !row.state.is_live());
+        if fate(machine, config, over, self.now(), dead) == Fate::Leave {
             return Ok(Fate::Leave);
         }
         // Again, with what the machine is now.
         let Some(current) = self.compute().describe(key).await? else { return Ok(Fate::Leave) };
-        let fate = fate(&current, config, self.now(), dead);
+        let fate = fate(&current, config, over, self.now(), dead);
         if fate == Fate::Delete && self.ports.claims.is_claimed(key).await? {
             return Ok(Fate::Leave);
         }

@@ -150,11 +150,17 @@ async fn a_credential_outlives_neither_its_machine_nor_its_agent() {
         store.put(key, &written(yard.ago(540))).await.unwrap();
     }
     store.put(&fresh, &written(yard.ago(60))).await.unwrap();
+    // Spares that a job was to have, of whom one was given back by somebody who died over it.
+    let [given_back, waits] = [5, 6].map(|n| yard.fleet.add(n, MachineState::Stopped, yard.ago(60), &[CPU]));
+    for (key, state) in [(&given_back, RunnerState::Gone), (&waits, RunnerState::Minted)] {
+        store.put(key, &written(yard.ago(30))).await.unwrap();
+        yard.runner(key, state).await;
+    }
     let (gone, gone_just_now) = (key(8), key(9));
     store.put(&gone, &written(yard.ago(30))).await.unwrap();
     store.put(&gone_just_now, &written(yard.ago(1))).await.unwrap();
 
-    assert_eq!(yard.runs_well(Task::StaleSecrets).await, 3);
+    assert_eq!(yard.runs_well(Task::StaleSecrets).await, 4);
     assert_eq!(yard.fleet.ended(), [dead]);
-    assert_eq!(store.list().await.unwrap(), [restarted, fresh, gone_just_now]);
+    assert_eq!(store.list().await.unwrap(), [restarted, fresh, waits, gone_just_now]);
 }

@@ -38,6 +38,14 @@ fn two_clocks_must_agree_before_a_machine_ends() {
         ("assigned an hour ago, stopped", Stopped, 9, written(1), Fate::Leave),
         ("it ends anyway", ShuttingDown, 9, written(9), Fate::Leave),
     ] {
-        assert_eq!(fate(&machine(state, up), config, at(0), dead), expected, "{what}");
+        assert_eq!(fate(&machine(state, up), config, false, at(0), dead), expected, "{what}");
+    }
+    let minutes = |minutes: i64| Config::Written(at(-minutes * 60));
+    for (what, state, config, expected) in [
+        ("a spare that was given back", Stopped, minutes(10), Fate::Delete),
+        ("a moment ago: whoever gives it back may be at it", Stopped, minutes(9), Fate::Leave),
+        ("one that runs may have read it", Running, minutes(10), Fate::Leave),
+    ] {
+        assert_eq!(fate(&machine(state, 9), config, true, at(0), dead), expected, "{what}");
     }
 }

@@ -252,11 +252,12 @@ pub(super) fn at_rest(view: &View) -> Vec<Finding> {
         let state = view.jobs.get(job).and_then(|job| job.row.as_ref()).map_or("", |row| &*row.status);
         found.push(("I3 served", Some(*job), None, format!("its record is still {state}")));
     }
-    for machine in &view.live {
-        found.push(("I6 no leak", None, Some(machine.clone()), "it still lives".to_owned()));
-    }
     for machine in &view.secrets {
         found.push(("I16 no secret", None, Some(machine.clone()), "its hand-over is left".to_owned()));
+    }
+    // Last, because pools are not closed before the rest is done.
+    for machine in &view.live {
+        found.push(("I6 no leak", None, Some(machine.clone()), "it still lives".to_owned()));
     }
     for (run, view) in &view.runs {
         // A run that GitHub still waits for cannot be run again.

@@ -2,11 +2,12 @@
 //!
 //! GitHub's `busy` and `status` are advisory: a busy runner may read idle for a minute. So a machine is terminated only
 //! when it cannot hold a job: its hand-over was never finished, it is gone already, or its registration is absent or
-//! has never been online. Any other is *deregistered*: an idle listener notices and exits, a job that slipped in
-//! finishes. Where GitHub does not answer, nothing happens.
+//! has not been online for as long as a runner takes to come up. Any other is *deregistered*: an idle listener notices
+//! and exits, a job that slipped in finishes. Where GitHub does not answer, nothing happens.
 //!
 //! The spare of a pool is not ended as long as it is off: it can do no harm, and goes back to its pool.
 
+use domain::clock;
 use domain::ids::RunnerKey;
 use domain::runner::{Runner, RunnerState};
 use github::client::Deleted;
@@ -86,10 +87,13 @@ impl Dispatch {
             }
         };
         let Some(view) = registered else { return harmless(row, machine) };
-        let may_be_up = view.online || view.busy;
+        // One that was handed over a moment ago may come up, and get a job, between that look and the deletion.
+        let off = machine.as_ref().is_some_and(is_off);
+        let coming = !off && clock::since(self.now(), row.minted_at) < self.settings.timings.confirm;
+        let may_be_up = view.online || view.busy || coming;
         if may_be_up {
             // Before the call: should its answer be lost, nobody may take the missing registration for a dead runner.
-            let until = domain::clock::after(domain::clock::whole_seconds(self.now()), self.settings.timings.retire);
+            let until = clock::after(clock::whole_seconds(self.now()), self.settings.timings.retire);
             self.change_runner(key, |row| {
                 row.advance(RunnerState::Retiring);
                 row.retire_at = Some(until);
@@ -129,10 +133,12 @@ impl Dispatch {
     }
 }
 
-/// A spare of a pool that is off, or on its way there, and whose runner never was up.
-fn is_unused_spare(machine: &Machine, row: &Runner) -> bool {
+/// Off, or on its way there.
+fn is_off(machine: &Machine) -> bool {
     matches!(machine.state, MachineState::Stopping | MachineState::Stopped)
-        && machine.pool().is_some()
-        && machine.launch_id.is_none()
-        && row.state <= RunnerState::Minted
+}
+
+/// A spare of a pool that is off, and whose runner never was up.
+fn is_unused_spare(machine: &Machine, row: &Runner) -> bool {
+    is_off(machine) && machine.pool().is_some() && machine.launch_id.is_none() && row.state <= RunnerState::Minted
 }

@@ -225,6 +225,35 @@ async fn a_running_spare_that_is_given_back_is_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_running_spare_that_may_have_read_its_hand_over_is_left_to_its_runner() {
+    let lost = |world: &World| world.process().plan(Which::Next("hand_over.put"), Mishap::LoseAnswer);
+    // Where the attempt looks whether the hand-over is there.
+    let world = World::new();
+    running(&world).await;
+    lost(&world);
+    world.queue_job_with(&[WARM]);
+    world.settle_down(minutes(20)).await;
+    let calls = world.process().calls();
+    let put = calls.iter().position(|call| *call == "hand_over.put").unwrap();
+    let look = put + calls[put..].iter().position(|call| *call == "hand_over.get").unwrap();
+
+    let world = World::new();
+    let spare = running(&world).await;
+    lost(&world);
+    world.process().plan(Which::Nth(look), Mishap::LoseAnswer);
+    let job = world.queue_job_with(&[WARM]);
+    world.settle_down(minutes(30)).await;
+    world.must_be_served(job).await;
+    assert_ne!(world.job(job).await.instance, Some(spare.clone()), "nobody knew whether it had its hand-over");
+    assert_eq!(
+        world.machines.get(&spare).state,
+        MachineState::Terminated,
+        "never stopped: a job might have been on it"
+    );
+    world.must_be_consistent().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_spare_that_cannot_be_stopped_is_nobodys_until_its_claim_ends() {
     let world = World::new();
     let spare = running(&world).await;

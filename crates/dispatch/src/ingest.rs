@@ -118,7 +118,8 @@ impl Dispatch {
         } else {
             within(deadline, || self.wake_or_say(record)).await
         };
-        // Neither is for this job: a webhook that comes again for one that is over would keep its pool alive.
+        // For later jobs, so this one does not wait for it; and only here, where the job waits: an old webhook of one that
+        // is over would keep its pool alive.
         let notes = async { tokio::join!(self.saw_job_of(&event.repo), self.ensure_pool(record)) };
         let _ = tokio::time::timeout_at(deadline, notes).await;
         match (&accepted, &sent) {

@@ -7,6 +7,8 @@
 //!
 //! The spare of a pool is not ended as long as it is off: it can do no harm, and goes back to its pool.
 
+use std::time::Duration;
+
 use domain::clock;
 use domain::ids::RunnerKey;
 use domain::runner::{Runner, RunnerState};
@@ -87,10 +89,9 @@ impl Dispatch {
             }
         };
         let Some(view) = registered else { return harmless(row, machine) };
-        // One that was handed over a moment ago may come up, and get a job, between that look and the deletion.
         let off = machine.as_ref().is_some_and(is_off);
-        let coming = !off && clock::since(self.now(), row.minted_at) < self.settings.timings.confirm;
-        let may_be_up = view.online || view.busy || coming;
+        let age = clock::since(self.now(), row.minted_at);
+        let may_be_up = may_be_up(view.online || view.busy, off, age, self.settings.timings.confirm);
         if may_be_up {
             // Before the call: should its answer be lost, nobody may take the missing registration for a dead runner.
             let until = clock::after(clock::whole_seconds(self.now()), self.settings.timings.retire);
@@ -133,6 +134,12 @@ impl Dispatch {
     }
 }
 
+/// Whether a runner may be up when its registration is deleted. `seen`: GitHub showed it so a moment before. One that was
+/// bound less than `confirm` ago may come up, and get a job, between that look and the deletion.
+fn may_be_up(seen: bool, off: bool, age: Duration, confirm: Duration) -> bool {
+    seen || (!off && age < confirm)
+}
+
 /// Off, or on its way there.
 fn is_off(machine: &Machine) -> bool {
     matches!(machine.state, MachineState::Stopping | MachineState::Stopped)
@@ -141,4 +148,23 @@ fn is_off(machine: &Machine) -> bool {
 /// A spare of a pool that is off, and whose runner never was up.
 fn is_unused_spare(machine: &Machine, row: &Runner) -> bool {
     is_off(machine) && machine.pool().is_some() && machine.launch_id.is_none() && row.state <= RunnerState::Minted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runner_may_be_up_when_it_was_seen_or_may_be_coming() {
+        let (young, confirm) = (Duration::from_secs(299), Duration::from_secs(300));
+        for (what, seen, off, age, expected) in [
+            ("GitHub shows it", true, false, confirm, true),
+            ("whatever the provider says", true, true, confirm, true),
+            ("it was bound a moment ago", false, false, young, true),
+            ("it had the time to come up", false, false, confirm, false),
+            ("its machine is off", false, true, young, false),
+        ] {
+            assert_eq!(may_be_up(seen, off, age, confirm), expected, "{what}");
+        }
+    }
 }

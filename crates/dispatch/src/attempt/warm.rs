@@ -18,7 +18,7 @@
 //!   the job, and then the first write above is refused and the machine left alone; or it finds the row, and leaves the
 //!   machine alone itself.
 //! * *The runner came up before its machine could be taken back.* Whatever may have read its hand-over is deregistered
-//!   first; one that is up keeps its machine, and its job if it has one.
+//!   first; one that is up, or may be coming up, keeps its machine, and its job if it has one.
 //! * *The job is over or served elsewhere.* Before the hand-over the spare goes back; afterwards its runner is surplus,
 //!   serves another job of its class or goes idle, and ends with its machine.
 

@@ -5,10 +5,10 @@
 //! refused, and the outcome of a write is then unknown.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 pub use crate::item::{Item, Name};
 
@@ -17,7 +17,7 @@ pub use crate::item::{Item, Name};
 #[serde(untagged)]
 pub enum Value {
     /// Text.
-    S(#[serde(serialize_with = "text", deserialize_with = "shared")] Arc<str>),
+    S(SmolStr),
     /// A whole number.
     N(i64),
     /// A number with a fraction (money, gibibytes). One without a fraction is stored, and read back, as [`Value::N`].
@@ -25,10 +25,13 @@ pub enum Value {
     /// Truth.
     Bool(bool),
     /// A list.
-    L(Vec<Value>),
+    L(Box<[Value]>),
     /// A map.
     M(Item),
 }
+
+// Rows are mostly these: short texts, numbers and times fit in without an allocation.
+const _: () = assert!(size_of::<Value>() == 24);
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
@@ -58,14 +61,6 @@ impl From<bool> for Value {
     fn from(truth: bool) -> Self {
         Self::Bool(truth)
     }
-}
-
-fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(text)
-}
-
-fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
-    String::deserialize(deserializer).map(Arc::from)
 }
 
 /// A table, its key and its indexes. Table, attribute and index names are an operator contract.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// A value that does not have the form its type requires.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,11 +84,11 @@ macro_rules! text_id {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(String);
+        pub struct $name(SmolStr);
 
         impl $name {
             /// Wraps the text as it is.
-            pub fn new(text: impl Into<String>) -> Self {
+            pub fn new(text: impl Into<SmolStr>) -> Self {
                 Self(text.into())
             }
             /// The text.
@@ -104,13 +105,13 @@ macro_rules! text_id {
 
         impl From<String> for $name {
             fn from(text: String) -> Self {
-                Self(text)
+                Self(text.into())
             }
         }
 
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
-                Self(text.to_owned())
+                Self(text.into())
             }
         }
     };
@@ -141,7 +142,7 @@ text_id!(
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Repo {
-    full: String,
+    full: SmolStr,
     slash: usize,
 }
 
@@ -170,7 +171,7 @@ impl FromStr for Repo {
                 && p.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
         match s.split_once('/') {
-            Some((owner, name)) if part(owner) && part(name) => Ok(Self { full: s.to_owned(), slash: owner.len() }),
+            Some((owner, name)) if part(owner) && part(name) => Ok(Self { full: s.into(), slash: owner.len() }),
             _ => Err(InvalidId { what: "repository", rule: "owner/name over letters, digits, '.', '_' and '-'" }),
         }
     }
@@ -185,7 +186,7 @@ impl TryFrom<String> for Repo {
 
 impl From<Repo> for String {
     fn from(repo: Repo) -> Self {
-        repo.full
+        repo.full.into()
     }
 }
 
@@ -198,7 +199,7 @@ impl fmt::Display for Repo {
 /// A warm pool's name: `^[a-zA-Z0-9][a-zA-Z0-9_-]{0,62}$`, so it can never address a reserved row (`__…`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PoolName(String);
+pub struct PoolName(SmolStr);
 
 impl PoolName {
     /// The name.
@@ -214,7 +215,7 @@ impl FromStr for PoolName {
             && s.starts_with(|c: char| c.is_ascii_alphanumeric())
             && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
         if valid {
-            Ok(Self(s.to_owned()))
+            Ok(Self(s.into()))
         } else {
             Err(InvalidId {
                 what: "pool name",
@@ -233,7 +234,7 @@ impl TryFrom<String> for PoolName {
 
 impl From<PoolName> for String {
     fn from(name: PoolName) -> Self {
-        name.0
+        name.0.into()
     }
 }
 

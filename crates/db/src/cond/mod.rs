@@ -8,7 +8,8 @@
 //! row. Whether a reaper has come by makes no difference.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
+
+use smol_str::SmolStr;
 
 use crate::table::{Cond, Error, Index, Item, MAX_ITEM, MAX_WRITES, Name, Outcome, Schema, Update, Value, Write};
 
@@ -19,14 +20,14 @@ mod tests;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Key {
     N(i64),
-    S(Arc<str>),
+    S(SmolStr),
 }
 
 impl Key {
     pub(crate) fn read(value: &Value) -> Option<Self> {
         match value {
             Value::N(number) => Some(Self::N(*number)),
-            Value::S(text) if !text.is_empty() => Some(Self::S(Arc::clone(text))),
+            Value::S(text) if !text.is_empty() => Some(Self::S(text.clone())),
             _ => None,
         }
     }
@@ -39,7 +40,7 @@ impl Key {
     pub(crate) fn to_value(&self) -> Value {
         match self {
             Self::N(number) => Value::N(*number),
-            Self::S(text) => Value::S(Arc::clone(text)),
+            Self::S(text) => Value::S(text.clone()),
         }
     }
 }

@@ -77,7 +77,7 @@ fn a_number_without_a_fraction_has_one_form() {
         (Value::F(1e300), Some(Value::F(1e300))),
         (Value::F(f64::NAN), None),
         (Value::F(f64::INFINITY), None),
-        (Value::L(vec![Value::F(1.0)]), Some(Value::L(vec![Value::N(1)]))),
+        (Value::L(Box::new([Value::F(1.0)])), Some(Value::L(Box::new([Value::N(1)])))),
         (Value::M(row(&[("x", Value::F(f64::NAN))])), None),
     ] {
         let mut item = value.clone();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::ids::JobId;
 use domain::message::JobMessage;
+use smol_str::SmolStr;
 
 use crate::table::Value;
 
@@ -14,7 +15,7 @@ use crate::table::Value;
 const LIMIT: usize = 4096;
 
 /// A message as stored, and as read.
-type Known = (Arc<str>, Arc<JobMessage>);
+type Known = (SmolStr, Arc<JobMessage>);
 
 /// See the module.
 #[derive(Default)]
@@ -29,7 +30,7 @@ impl Messages {
         };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((text, message)) = known.get(&id)
-            && (Arc::ptr_eq(text, json) || text == json)
+            && text == json
         {
             return Some(Arc::clone(message));
         }
@@ -43,7 +44,7 @@ impl Messages {
         if known.len() >= LIMIT {
             known.clear();
         }
-        known.insert(id, (Arc::clone(json), Arc::clone(&message)));
+        known.insert(id, (json.clone(), Arc::clone(&message)));
         Some(message)
     }
 }

@@ -239,7 +239,7 @@ proptest! {
             any::<i64>().prop_map(Value::N),
             ".{0,12}".prop_map(Value::from),
             any::<bool>().prop_map(Value::Bool),
-            Just(Value::L(vec![Value::N(1)])),
+            Just(Value::L(Box::new([Value::N(1)]))),
             Just(Value::M(Item::new())),
         ],
     ) {

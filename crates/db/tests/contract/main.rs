@@ -92,7 +92,7 @@ impl BackEnd {
                 let sql = format!("INSERT INTO \"{}\" (key, item) VALUES (?1, ?2)", table.name);
                 match &item[table.key] {
                     Value::N(key) => file.execute(&sql, (key, json)),
-                    Value::S(key) => file.execute(&sql, (key, json)),
+                    Value::S(key) => file.execute(&sql, (key.as_str(), json)),
                     other => panic!("{other:?} is no key"),
                 }
                 .expect("a new row");

@@ -36,7 +36,7 @@ fn value() -> impl Strategy<Value = Value> {
         1 => Just(Value::from("")),
         1 => any::<bool>().prop_map(Value::Bool),
         1 => (-4_i32..5).prop_map(|quarters| Value::F(f64::from(quarters) / 4.0)),
-        1 => prop::collection::vec((-1_i64..2).prop_map(Value::N), 0..3).prop_map(Value::L),
+        1 => prop::collection::vec((-1_i64..2).prop_map(Value::N), 0..3).prop_map(|list| Value::L(list.into())),
     ]
 }
 

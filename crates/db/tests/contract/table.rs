@@ -42,7 +42,8 @@ async fn a_put_replaces_the_whole_row() {
     for back in back_ends() {
         assert_eq!(get(&back, "a").await, None);
         put(&back, row([("key", "a".into()), ("old", 1_i64.into())])).await;
-        let nested = Value::L(vec![Value::M(row([("x", Value::F(0.5)), ("y", Value::L(vec![]))])), true.into()]);
+        let nested =
+            Value::L(Box::new([Value::M(row([("x", Value::F(0.5)), ("y", Value::L(Box::new([])))])), true.into()]));
         let new = row([("key", "a".into()), ("region", "é \" ' \0".into()), ("pool", nested)]);
         put(&back, new.clone()).await;
         assert_eq!(get(&back, "a").await, Some(new), "{}", back.name);

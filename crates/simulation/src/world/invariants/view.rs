@@ -1,15 +1,15 @@
 //! What the invariants know of the world.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use db::table::{Item, Value};
 use domain::clock::Timestamp;
 use domain::ids::{JobId, LaunchId, RunId, RunnerKey};
+use smol_str::SmolStr;
 
-fn text(row: &Item, name: &str) -> Option<Arc<str>> {
+fn text(row: &Item, name: &str) -> Option<SmolStr> {
     match row.get(name) {
-        Some(Value::S(text)) => Some(Arc::clone(text)),
+        Some(Value::S(text)) => Some(text.clone()),
         _ => None,
     }
 }
@@ -25,22 +25,22 @@ fn whole(row: &Item, name: &str) -> i64 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct JobRow {
     pub(super) id: JobId,
-    pub(super) status: Arc<str>,
+    pub(super) status: SmolStr,
     pub(super) machine: Option<RunnerKey>,
     pub(super) version: i64,
     pub(super) retries: i64,
     pub(super) generation: i64,
     pub(super) displaced: i64,
     pub(super) on_demand: bool,
-    pub(super) queued_at: Option<Arc<str>>,
+    pub(super) queued_at: Option<SmolStr>,
     pub(super) prepared: bool,
     pub(super) redrive: bool,
-    pub(super) launch: Option<Arc<str>>,
-    pub(super) lease: Option<Arc<str>>,
+    pub(super) launch: Option<SmolStr>,
+    pub(super) lease: Option<SmolStr>,
     /// Epoch milliseconds.
     pub(super) lease_until: i64,
-    pub(super) completed_at: Option<Arc<str>>,
-    settled_reason: Option<Arc<str>>,
+    pub(super) completed_at: Option<SmolStr>,
+    settled_reason: Option<SmolStr>,
     pub(super) rerun_pending: bool,
 }
 
@@ -86,7 +86,7 @@ impl JobRow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RunnerRow {
     pub(super) key: RunnerKey,
-    pub(super) state: Arc<str>,
+    pub(super) state: SmolStr,
     pub(super) version: i64,
 }
 
@@ -122,7 +122,7 @@ pub(super) struct JobView {
 /// A machine.
 #[derive(Debug, Clone)]
 pub(super) struct MachineView {
-    pub(super) launch: Option<Arc<str>>,
+    pub(super) launch: Option<SmolStr>,
     /// A spare of a pool, as long as no job was given it.
     pub(super) spare: bool,
     /// It was stopped, and has not booted since.
@@ -161,7 +161,7 @@ pub(super) struct View {
     pub(super) jobs: BTreeMap<JobId, JobView>,
     pub(super) machines: BTreeMap<RunnerKey, MachineView>,
     pub(super) runs: BTreeMap<RunId, RunView>,
-    launches: BTreeMap<Arc<str>, LaunchView>,
+    launches: BTreeMap<SmolStr, LaunchView>,
     open_at_github: BTreeSet<JobId>,
     pub(super) open_rows: BTreeSet<JobId>,
     rerun_pending: BTreeSet<JobId>,
@@ -263,7 +263,7 @@ impl View {
         spare: bool,
     ) -> Option<(u32, u32)> {
         self.live.insert(machine.clone());
-        let launch: Option<Arc<str>> = launch.map(|launch| launch.as_str().into());
+        let launch: Option<SmolStr> = launch.map(|launch| launch.as_str().into());
         let view = MachineView {
             launch: launch.clone(),
             spare,

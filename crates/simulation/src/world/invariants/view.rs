@@ -35,7 +35,7 @@ pub(super) struct JobRow {
     pub(super) queued_at: Option<SmolStr>,
     pub(super) prepared: bool,
     pub(super) redrive: bool,
-    pub(super) launch: Option<SmolStr>,
+    pub(super) launch: Option<LaunchId>,
     pub(super) lease: Option<SmolStr>,
     /// Epoch milliseconds.
     pub(super) lease_until: i64,
@@ -63,7 +63,7 @@ impl JobRow {
             queued_at: text(row, "queued_at"),
             prepared: row.contains_key("prepared_at"),
             redrive: row.contains_key("redrive_at"),
-            launch: text(row, "launch_id"),
+            launch: text(row, "launch_id").map(LaunchId::new),
             lease: text(row, "lease_token"),
             lease_until: whole(row, "lease_expires_at"),
             completed_at: text(row, "completed_at"),
@@ -122,7 +122,7 @@ pub(super) struct JobView {
 /// A machine.
 #[derive(Debug, Clone)]
 pub(super) struct MachineView {
-    pub(super) launch: Option<SmolStr>,
+    pub(super) launch: Option<LaunchId>,
     /// A spare of a pool, as long as no job was given it.
     pub(super) spare: bool,
     /// It was stopped, and has not booted since.
@@ -161,7 +161,7 @@ pub(super) struct View {
     pub(super) jobs: BTreeMap<JobId, JobView>,
     pub(super) machines: BTreeMap<RunnerKey, MachineView>,
     pub(super) runs: BTreeMap<RunId, RunView>,
-    launches: BTreeMap<SmolStr, LaunchView>,
+    launches: BTreeMap<LaunchId, LaunchView>,
     open_at_github: BTreeSet<JobId>,
     pub(super) open_rows: BTreeSet<JobId>,
     rerun_pending: BTreeSet<JobId>,
@@ -263,9 +263,8 @@ impl View {
         spare: bool,
     ) -> Option<(u32, u32)> {
         self.live.insert(machine.clone());
-        let launch: Option<SmolStr> = launch.map(|launch| launch.as_str().into());
         let view = MachineView {
-            launch: launch.clone(),
+            launch: launch.cloned(),
             spare,
             off: false,
             ended: None,
@@ -278,7 +277,7 @@ impl View {
             idle_since: None,
         };
         self.machines.insert(machine.clone(), view);
-        let of_launch = self.launches.entry(launch?).or_default();
+        let of_launch = self.launches.entry(launch?.clone()).or_default();
         of_launch.made += 1;
         Some((of_launch.made, u32::try_from(of_launch.members.len()).unwrap_or(u32::MAX)))
     }
